@@ -1,0 +1,233 @@
+"""The settings of a run: one flat JSON file, checked, overridable from the command line.
+
+Keys that `transformers.TrainingArguments` has keep their name and meaning there; nej's own stand
+beside them. The order is: defaults, then the file, then `--key value` or `--key=value`.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args, get_type_hints
+
+from transformers import HfArgumentParser
+
+from nej import InputError
+
+OTHER = "Other"
+OVER_ZERO = ("learning_rate", "num_train_epochs", "eval_steps", "logging_steps")
+BOUNDS = {
+    "min_papers": (1, math.inf), "top_k": (1, math.inf), "max_train_papers": (1, math.inf),
+    "validation_fraction": (0.001, 0.4), "test_fraction": (0.001, 0.4),
+    "max_length": (4, math.inf), "dropout": (0, 0.9),
+    "global_batch_size": (1, math.inf), "micro_batch_size": (1, math.inf),
+    "learning_rate": (0, 1), "max_steps": (-1, math.inf), "warmup_steps": (0, math.inf),
+    "weight_decay": (0, 1), "max_grad_norm": (0, math.inf), "label_smoothing_factor": (0, 0.9),
+    "early_stopping_patience": (1, math.inf), "dataloader_num_workers": (0, 256),
+    "seed": (0, 2**32 - 1),
+}
+
+
+def _key(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class Config:
+    """One experiment, resolved and checked. docs/configuration.md explains each key."""
+
+    # data
+    data_path: str = _key("data/arxiv.csv", "CSV with Kaggle's ten columns.")
+    text_fields: Literal["summary", "title+summary"] = _key(
+        "summary", "What the model reads: the summary, or the title and the summary.")
+    label_column: Literal["category_code", "category"] = _key(
+        "category_code", "The column that is the label.")
+    categories: list[str] | None = _key(
+        None, "Use these categories only; null takes all of them.")
+    min_papers: int | None = _key(
+        None, "Then use categories with at least this many papers only.")
+    top_k: int | None = _key(None, "Then use this many of the largest categories only.")
+    other_categories: Literal["drop", "gather"] = _key(
+        "drop", "Papers of all other categories: drop them, or gather them as 'Other'.")
+    validation_fraction: float = _key(
+        0.1, "Share of the papers to choose on, by the hash of their id.")
+    test_fraction: float = _key(
+        0.1, "Share of the papers to judge on, by the hash of their id.")
+    max_train_papers: int | None = _key(
+        None, "Train on this many of the training papers only; null takes all.")
+    # model
+    model_name_or_path: str = _key(
+        "distilbert-base-uncased", "A name on the Hugging Face hub, or a folder.")
+    max_length: int = _key(256, "Tokens of a paper that are read; the rest is cut off.")
+    dropout: float | None = _key(
+        None, "All three dropout rates of the model; null keeps the checkpoint's.")
+    freeze_embeddings: bool = _key(
+        False, "Leave the embeddings as they are; on a CPU this saves a third of the time.")
+    attn_implementation: Literal["eager", "sdpa"] | None = _key(
+        None, "How attention is computed; null means sdpa on a GPU, eager on a CPU.")
+    # training
+    output_dir: str = _key("models/base", "The model directory that the run makes.")
+    overwrite_output_dir: bool = _key(
+        False, "Replace a finished run in output_dir, once the new one is finished.")
+    global_batch_size: int = _key(
+        32, "Papers per optimizer step, over all processes and devices.")
+    micro_batch_size: int | None = _key(
+        None, "Most papers that a device takes at once; null means 64 on a GPU, 8 on a CPU.")
+    learning_rate: float = _key(5e-5, "Peak learning rate of AdamW.")
+    num_train_epochs: float = _key(3.0, "Passes over the training papers.")
+    max_steps: int = _key(-1, "Optimizer steps, in place of num_train_epochs if over 0.")
+    lr_scheduler_type: Literal[
+        "linear", "cosine", "constant", "constant_with_warmup", "polynomial"
+    ] = _key("linear", "How the learning rate falls.")
+    warmup_steps: float = _key(
+        0.06, "Steps of linear warm-up; under 1, a share of all steps.")
+    weight_decay: float = _key(0.01, "Weight decay of AdamW.")
+    max_grad_norm: float = _key(1.0, "Clip gradients to this norm; 0 turns it off.")
+    label_smoothing_factor: float = _key(
+        0.0, "Probability that is spread over all classes in the target.")
+    class_weights: Literal["none", "balanced"] = _key(
+        "none", "'balanced' weighs a paper by the inverse frequency of its class.")
+    eval_steps: float = _key(
+        0.2, "Validate and save a checkpoint every so many steps; under 1, a share of all steps.")
+    early_stopping_patience: int | None = _key(
+        None, "Stop after so many validations without a better macro F1; null never stops.")
+    logging_steps: float = _key(
+        0.01, "Log every so many steps; under 1, a share of all steps.")
+    bf16: bool | None = _key(
+        None, "Compute in bfloat16 (weights stay float32); null does where the device has it.")
+    use_cpu: bool = _key(False, "Do not use a GPU though there is one.")
+    dataloader_num_workers: int = _key(0, "Worker processes that make batches.")
+    seed: int = _key(42, "Seeds the head, dropout and the order of the papers.")
+    # around the run
+    do_predict: bool = _key(
+        True, "Judge the finished model on the test papers; sweeps say false.")
+    report_to: Literal["wandb", "none"] = _key("wandb", "Where to track the run.")
+    run_name: str | None = _key(None, "Name in the tracker; null takes output_dir's.")
+    reports_dir: str = _key("reports", "Where figures go.")
+
+
+def load_config(path: Path | None = None, overrides: list[str] | None = None) -> Config:
+    """Resolve defaults, the JSON file at `path` and command-line `overrides`, in this order.
+
+    Raises:
+        InputError: no such file, not JSON, an unknown key, a wrong type, an impossible value.
+    """
+    values = {key: _checked_type(key, value, f"{path}") for key, value in _read(path).items()}
+    values |= _parse_overrides(overrides or [])
+    config = Config(**values)
+    _check_values(config)
+    return config
+
+
+def _read(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        content = json.loads(Path(path).read_text("utf-8"))
+    except FileNotFoundError:
+        there = ", ".join(sorted(str(p) for p in Path("configs").glob("*.json"))) or "none"
+        raise InputError(f"--config: no file {path}; there are: {there}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--config: cannot read {path}: {error}") from error
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{path}:{error.lineno}:{error.colno}: not JSON: {error.msg}; correct the file"
+        ) from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: found a {type(content).__name__}; a config is one flat object")
+    return content
+
+
+def _known(key: str, where: str) -> str:
+    """Return `key` if it is one of Config's, else explain."""
+    names = [f.name for f in dataclasses.fields(Config)]
+    if key in names:
+        return key
+    if key in ("per_device_train_batch_size", "gradient_accumulation_steps"):
+        raise InputError(f"{where}: nej derives {key!r} itself; set global_batch_size (papers per "
+                         "optimizer step) and, if memory is short, micro_batch_size")
+    nearest = difflib.get_close_matches(key, names, n=1, cutoff=0.0)[0]
+    raise InputError(f"{where}: unknown key {key!r}; did you mean {nearest!r}? "
+                     "docs/configuration.md lists all keys")
+
+
+def _checked_type(key: str, value: Any, where: str) -> Any:
+    """Return a JSON value of the type that Config's field has, or raise InputError."""
+    wanted = get_type_hints(Config)[_known(key, where)]
+    options = [o for o in (get_args(wanted) if type(None) in get_args(wanted) else [wanted])]
+    for option in options:
+        choices = get_args(option)
+        if option is type(None) and value is None:
+            return value
+        if option is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value)
+        if option in (int, str, bool) and type(value) is option:
+            return value
+        if option == list[str] and isinstance(value, list) and value and (
+                all(isinstance(item, str) for item in value)):
+            return value
+        if choices and option != list[str] and isinstance(value, str) and value in choices:
+            return value
+    raise InputError(f"{where}: {key} is {json.dumps(value)}; it must be {_describe(wanted)}")
+
+
+def _describe(wanted: Any) -> str:
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text",
+             type(None): "null", list[str]: "a list of texts"}
+    if wanted in names:
+        return names[wanted]
+    parts = [names.get(o) or (_describe(o) if get_args(o) else f"'{o}'") for o in get_args(wanted)]
+    return " or ".join(parts)
+
+
+class _Parser(HfArgumentParser):
+    """HfArgumentParser with `none` and `null` for keys that may be null, and errors of ours."""
+
+    def __init__(self):
+        super().__init__(Config, allow_abbrev=False, add_help=False)
+        for action in self._actions:
+            if type(None) in get_args(get_type_hints(Config)[action.dest]):
+                action.type = self._or_null(action.type)
+                action.choices = action.choices and [*action.choices, None]
+            action.default = argparse.SUPPRESS  # only what is given overrides the file
+
+    @staticmethod
+    def _or_null(convert: Callable[[str], Any]) -> Callable[[str], Any]:
+        def convert_or_null(text: str) -> Any:
+            return None if text.lower() in ("none", "null") else convert(text)
+        convert_or_null.__name__ = getattr(convert, "__name__", "value")  # argparse names it
+        return convert_or_null
+
+    def error(self, message: str):
+        raise InputError(f"command line: {message}")
+
+
+def _parse_overrides(arguments: list[str]) -> dict[str, Any]:
+    """Return the keys that `--key value`, `--key=value` or `--flag` give, with their types."""
+    known, unknown = _Parser().parse_known_args(arguments)
+    for argument in unknown:
+        if argument.startswith("--"):
+            _known(argument[2:].partition("=")[0], "command line")
+        raise InputError(f"command line: found {argument!r} where a --key should be")
+    return {key: None if value == [None] else value for key, value in vars(known).items()}
+
+
+def _check_values(config: Config) -> None:
+    for key, (low, high) in BOUNDS.items():
+        value = getattr(config, key)
+        if value is not None and not (low <= value <= high and math.isfinite(value)):
+            allowed = f"from {low:g} to {high:g}" if math.isfinite(high) else f"at least {low:g}"
+            raise InputError(f"{key} is {value:g}; it must be {allowed}")
+    for key in OVER_ZERO:
+        if not (getattr(config, key) > 0 and math.isfinite(getattr(config, key))):
+            raise InputError(f"{key} is {getattr(config, key):g}; it must be over 0")
+    for key in ("eval_steps", "logging_steps", "warmup_steps"):
+        value = getattr(config, key)
+        if value >= 1 and value != int(value):
+            raise InputError(f"{key} is {value:g}; it must be a whole number, or a share under 1")
+    if config.max_steps == 0:
+        raise InputError("max_steps is 0; it must be over 0, or -1 to go by num_train_epochs")

@@ -1,0 +1,63 @@
+"""Files that are whole or absent: written aside, flushed, renamed."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from nej import InputError
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Yield a path beside `target` to write to; when the block ends, put it in `target`'s place.
+
+    Works for files and for folders. If the block raises, `target` is as it was before.
+
+    Raises:
+        InputError: the disk cannot be written (read-only, full, no permission).
+    """
+    target = Path(target)
+    aside = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        yield aside / target.name
+        _flush(aside / target.name)
+        if target.is_dir():  # a folder cannot be renamed onto a full one
+            os.rename(target, aside / "old")
+        os.replace(aside / target.name, target)
+    except OSError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"cannot write {target}: {error.strerror or error}; "
+            "free some space or name another place"
+        ) from error
+    finally:
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    """Force a file, or every file of a folder, to the disk."""
+    for file in [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]:
+        with open(file, "rb") as handle:
+            os.fsync(handle.fileno())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as indented JSON, whole or not at all."""
+    with replacing(path) as aside:
+        aside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def checksum(path: Path, algorithm: str = "sha256") -> str:
+    """Return the hex digest of a file (`algorithm` as in hashlib), read in pieces."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, algorithm).hexdigest()

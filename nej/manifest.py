@@ -1,0 +1,64 @@
+"""What made a model: written into its directory, so that it can be made again."""
+
+import importlib.metadata
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+
+from nej.config import Config
+from nej.files import checksum, write_json
+from nej.training import TrainingResult
+
+PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "safetensors",
+            "numpy", "scikit-learn", "evaluate", "pyarrow")
+
+
+def write_manifest(folder: Path, config: Config, result: TrainingResult) -> None:
+    """Write manifest.json into the model directory that lies at `folder`."""
+    state = PartialState()
+    write_json(folder / "manifest.json", {
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "git": _git(),
+        "data": {"path": config.data_path, "md5": checksum(Path(config.data_path), "md5"),
+                 "papers": result.papers},
+        "starting_checkpoint": config.model_name_or_path,
+        "seed": config.seed,
+        "steps": result.steps,
+        "training_seconds": round(result.seconds, 1),
+        "device": _device_name(),
+        "processes": state.num_processes,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "weights_sha256": checksum(folder / "model.safetensors"),
+    })
+
+
+def _git() -> dict[str, Any] | None:
+    """Return the commit of nej's own checkout and whether files differ from it."""
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), *arguments], capture_output=True, text=True,
+            check=True).stdout.strip()
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None  # installed from a wheel, or no git on the machine
+
+
+def _device_name() -> str:
+    if PartialState().device.type == "cuda":
+        return torch.cuda.get_device_name()
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,63 @@
+"""Weights & Biases: online where it can be, else offline, with one line that says so."""
+
+import dataclasses
+import logging
+import os
+import socket
+from typing import Any
+from urllib.parse import urlsplit
+
+from transformers import TrainerCallback
+
+from nej.config import Config
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT_SECONDS = 3
+
+
+class TrackingCallback(TrainerCallback):
+    """Choose W&B's mode before Trainer starts the run, and add the resolved config to it."""
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.reason = None
+        os.environ.setdefault("WANDB_PROJECT", "nej")
+        os.environ.setdefault("WANDB_SILENT", "true")  # it would print a page at start and end
+        if "WANDB_MODE" not in os.environ:
+            self.reason = _why_offline()
+            if self.reason:
+                os.environ["WANDB_MODE"] = "offline"
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        import wandb
+        if wandb.run is None:  # only the main process has a run
+            return
+        wandb.config.update(dataclasses.asdict(self.config), allow_val_change=True)
+        if self.reason:
+            folder = os.path.relpath(os.path.dirname(wandb.run.dir))
+            logger.info("W&B is offline (%s); send the run later with: wandb sync %s",
+                        self.reason, folder)
+
+
+def finish_run(metrics: dict[str, Any]) -> None:
+    """Write flat test metrics into the summary of the W&B run, if there is one, and close it."""
+    import wandb
+    if wandb.run is not None:
+        wandb.run.summary.update({f"test/{key}": value for key, value in metrics.items()
+                                  if isinstance(value, (int, float))})
+        wandb.finish(quiet=True)
+
+
+def _why_offline() -> str | None:
+    """Return why W&B cannot be online, None if it can."""
+    import wandb
+    if not wandb.api.api_key:
+        return "no API key: `wandb login` sets one"
+    url = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
+    port = url.port or (443 if url.scheme == "https" else 80)
+    try:
+        socket.create_connection((url.hostname, port), timeout=TIMEOUT_SECONDS).close()
+    except OSError:
+        return f"no way to {url.hostname}"
+    return None

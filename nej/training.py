@@ -1,0 +1,356 @@
+"""Training: from a config to a finished model directory."""
+
+import dataclasses
+import json
+import logging
+import math
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from accelerate import PartialState
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader
+from transformers import (
+    EarlyStoppingCallback, EvalPrediction, PreTrainedTokenizerBase, Trainer, TrainerCallback,
+    TrainingArguments, set_seed,
+)
+
+from nej import InputError
+from nej.batching import IGNORED, StepBatchSampler, collate, micro_batches_per_step
+from nej.checkpoints import newest_intact
+from nej.config import Config
+from nej.dataset import load_dataset
+from nej.files import write_json
+from nej.metrics import validation_metrics
+from nej.model import load_classifier, load_tokenizer
+
+logger = logging.getLogger(__name__)
+
+CONFIG_FILE = "training_config.json"
+# keys that do not change what is learned: an unfinished run goes on under other values of these
+FREE_KEYS = {"output_dir", "overwrite_output_dir", "report_to", "run_name", "reports_dir",
+             "do_predict", "dataloader_num_workers"}
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a run came to; `model_dir` is complete unless `interrupted`."""
+
+    model_dir: Path
+    metrics: dict[str, float]  # of the best checkpoint, on the validation papers
+    steps: int
+    seconds: float  # of this process, stepping, validating and saving
+    papers: dict[str, int]  # in each split
+    interrupted: bool
+
+
+def train(
+    config: Config, *, callbacks: Sequence[TrainerCallback] = (),
+    finish: Callable[[Path, TrainingResult], None] | None = None,
+) -> TrainingResult:
+    """Train as `config` says and write the model directory.
+
+    The run works in `<output_dir>.partial`, from which the same command goes on after a stop, and
+    which takes output_dir's name when all is done.
+
+    Args:
+        config: resolved settings.
+        callbacks: more of Trainer's callbacks, a tracker's for one.
+        finish: called by the main process with the model directory, before it takes its name, and
+            the result: to add files that belong to a complete one.
+
+    Raises:
+        InputError: bad settings or data, another run in output_dir, a disk that cannot be written.
+    """
+    _check_processes()
+    device = _prepare_device(config)
+    model_dir = Path(config.output_dir)
+    work_dir = model_dir.with_name(model_dir.name + ".partial")
+    checkpoint = _claim(work_dir, config)
+    set_seed(config.seed)
+    tokenizer = load_tokenizer(config.model_name_or_path)
+    rates = {} if config.dropout is None else dict.fromkeys(
+        ("dropout", "attention_dropout", "seq_classif_dropout"), config.dropout)
+    _check_max_length(config, tokenizer)
+    with PartialState().local_main_process_first():  # the others find it in the cache
+        dataset = load_dataset(config, tokenizer)
+    model = load_classifier(
+        config.model_name_or_path, labels=dataset["train"].features["label"].names,
+        attn_implementation=config.attn_implementation or ("eager" if device == "cpu" else "sdpa"),
+        **rates)
+    if config.freeze_embeddings:
+        model.distilbert.embeddings.requires_grad_(False)
+    trainer = PaperTrainer(config, model, tokenizer, dataset, work_dir)
+    for callback in callbacks:
+        trainer.add_callback(callback)
+    with _stop_on_signal(trainer):
+        start = time.perf_counter()
+        trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+        seconds = time.perf_counter() - start
+    best = max((log for log in trainer.state.log_history if "eval_macro_f1" in log),
+               key=lambda log: log["eval_macro_f1"], default={})
+    result = TrainingResult(
+        model_dir=model_dir, steps=trainer.state.global_step, seconds=seconds,
+        metrics={key.removeprefix("eval_"): best[f"eval_{key}"]
+                 for key in ("accuracy", "macro_f1", "weighted_f1", "loss") if best},
+        papers={name: len(split) for name, split in dataset.items()},
+        interrupted=trainer.stop_requested)
+    if PartialState().is_main_process and not result.interrupted:
+        _write_model_dir(trainer, tokenizer, work_dir, result, finish)
+    PartialState().wait_for_everyone()
+    return result
+
+
+class PaperTrainer(Trainer):
+    """Trainer with nej's batches and a loss that is the mean over the papers of a whole step."""
+
+    def __init__(self, config: Config, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase,
+                 dataset: datasets.DatasetDict, work_dir: Path):
+        self.config = config
+        self.stop_requested = False
+        labels = np.asarray(dataset["train"]["label"])
+        names = dataset["train"].features["label"].names
+        callbacks = [_LastStep(self)]
+        if config.early_stopping_patience is not None:
+            callbacks.append(EarlyStoppingCallback(config.early_stopping_patience))
+        super().__init__(
+            model=model, args=_training_arguments(config, len(labels), work_dir),
+            data_collator=partial(collate, pad_token_id=tokenizer.pad_token_id),
+            train_dataset=dataset["train"],
+            eval_dataset=dataset["validation"].sort("length"),  # neighbours pad each other little
+            compute_loss_func=self.step_loss, callbacks=callbacks,
+            compute_metrics=partial(_validate, num_classes=len(names)))
+        self.paper_weights = None
+        if config.class_weights == "balanced":
+            counts = np.bincount(labels, minlength=len(names))
+            self.paper_weights = torch.tensor(
+                len(labels) / (len(names) * counts), dtype=torch.float32, device=self.args.device)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Return this process's micro-batches; see StepBatchSampler."""
+        sampler = StepBatchSampler(
+            self.train_dataset["length"], global_batch_size=self.config.global_batch_size,
+            micro_batches=self.args.gradient_accumulation_steps, seed=self.config.seed,
+            rank=self.args.process_index, world_size=self.args.world_size)
+        loader = DataLoader(
+            self.train_dataset.select_columns(["input_ids", "label"]), batch_sampler=sampler,
+            collate_fn=self.data_collator, num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.device.type == "cuda",
+            generator=torch.Generator().manual_seed(self.config.seed))  # not the model's
+        loader.set_epoch = sampler.set_epoch  # Trainer calls it
+        return loader
+
+    def step_loss(self, outputs: Any, labels: torch.Tensor,
+                  num_items_in_batch: torch.Tensor | int | None = None) -> torch.Tensor:
+        """Return the cross-entropy summed over these papers, over the papers of the whole step.
+
+        Class weights and label smoothing count in training only, so that the validation loss is
+        the plain one.
+        """
+        training = self.model.training
+        losses = cross_entropy(
+            outputs["logits"].float(), labels, reduction="none", ignore_index=IGNORED,
+            label_smoothing=self.config.label_smoothing_factor if training else 0.0)
+        if training and self.paper_weights is not None:
+            losses = losses * self.paper_weights[labels.clamp(min=0)]
+        if num_items_in_batch is None:
+            num_items_in_batch = (labels != IGNORED).sum()
+        return losses.sum() / num_items_in_batch
+
+
+class _LastStep(TrainerCallback):
+    """Validate and save after the last step too, and stop in order when a signal asked for it."""
+
+    def __init__(self, trainer: PaperTrainer):
+        self.trainer = trainer
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self._stop_wanted():
+            control.should_save = control.should_training_stop = True
+            control.should_evaluate = False
+        elif state.global_step >= state.max_steps:
+            control.should_evaluate = control.should_save = True
+
+    def _stop_wanted(self) -> bool:
+        if self.trainer.args.world_size > 1:  # all processes must leave at the same step
+            wanted = torch.tensor([self.trainer.stop_requested], device=self.trainer.args.device)
+            self.trainer.stop_requested = bool(self.trainer.accelerator.gather(wanted).any())
+        return self.trainer.stop_requested
+
+
+class _stop_on_signal:
+    """While the block runs, SIGINT and SIGTERM ask the trainer to save and stop; a second kills."""
+
+    def __init__(self, trainer: PaperTrainer):
+        self.trainer = trainer
+
+    def __enter__(self):
+        self.before = {number: signal.signal(number, self._handle)
+                       for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def __exit__(self, *exception):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number, frame):
+        self.trainer.stop_requested = True
+        for again, handler in self.before.items():
+            signal.signal(again, handler)
+        logger.warning("stopping after this step, with a checkpoint; once more stops at once")
+
+
+def _training_arguments(config: Config, papers: int, work_dir: Path) -> TrainingArguments:
+    """Translate the config; keys of the same name go through as they are."""
+    world_size = PartialState().num_processes
+    on_cpu = PartialState().device.type == "cpu"
+    micro_batches = micro_batches_per_step(
+        config.global_batch_size, world_size=world_size,
+        micro_batch_size=config.micro_batch_size or (8 if on_cpu else 64))
+    steps = config.max_steps
+    if steps < 0:
+        steps = math.ceil(config.num_train_epochs * math.ceil(papers / config.global_batch_size))
+    every = {name: math.ceil(value * steps) if value < 1 else int(value)
+             for name, value in (("eval", config.eval_steps), ("logging", config.logging_steps))}
+    shared = {f.name for f in dataclasses.fields(Config)} & {
+        f.name for f in dataclasses.fields(TrainingArguments)}
+    same = {name: getattr(config, name) for name in shared}
+    bf16 = has_bf16() if config.bf16 is None else config.bf16
+    os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if bf16 else "no"  # over the launcher's
+    return TrainingArguments(**same | {
+        "output_dir": str(work_dir / "checkpoints"), "bf16": bf16, "use_cpu": on_cpu,
+        "run_name": config.run_name or Path(config.output_dir).name,
+        "per_device_train_batch_size": math.ceil(
+            config.global_batch_size / (micro_batches * world_size)),
+        "gradient_accumulation_steps": micro_batches, "per_device_eval_batch_size": 32,
+        "eval_strategy": "steps", "save_strategy": "steps",
+        "eval_steps": every["eval"], "save_steps": every["eval"],
+        "logging_steps": every["logging"], "save_total_limit": 2,
+        "load_best_model_at_end": True, "metric_for_best_model": "macro_f1",
+        "label_names": ["labels"], "ddp_find_unused_parameters": False,
+        "label_smoothing_factor": 0.0,  # step_loss does it
+        "disable_tqdm": not sys.stderr.isatty(),
+    })
+
+
+def _validate(prediction: EvalPrediction, *, num_classes: int) -> dict[str, float]:
+    return validation_metrics(prediction.predictions.argmax(-1), prediction.label_ids,
+                              num_classes=num_classes)
+
+
+def _check_processes() -> None:
+    """Raise InputError where accelerate was asked for several processes and started one.
+
+    `accelerate launch --cpu --num_processes 2` does that without a word (accelerate issues 2741
+    and 2492); it leaves MASTER_ADDR without WORLD_SIZE.
+    """
+    asked = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ
+    if asked and "WORLD_SIZE" not in os.environ:
+        raise InputError(
+            "accelerate launch was asked for more than one process and started 1; on CPUs use "
+            "`ACCELERATE_USE_CPU=true torchrun --nproc_per_node N scripts/train.py ...`, or ask "
+            "for --num_processes 1")
+
+
+def _prepare_device(config: Config) -> str:
+    """Return the device's type, after setting what makes a GPU repeat its results."""
+    if config.use_cpu:
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+    state = PartialState(cpu=config.use_cpu)
+    if state.device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, mends nothing
+    logger.info("%s, %d process(es), %d threads each", state.device.type, state.num_processes,
+                torch.get_num_threads())
+    return state.device.type
+
+
+def has_bf16() -> bool:
+    """Return whether bfloat16 matrix products are in the hardware."""
+    if PartialState().device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def _check_max_length(config: Config, tokenizer: PreTrainedTokenizerBase) -> None:
+    if config.max_length > tokenizer.model_max_length:
+        raise InputError(
+            f"max_length is {config.max_length}, but {config.model_name_or_path} reads at most "
+            f"{tokenizer.model_max_length} tokens; lower max_length")
+
+
+def _claim(work_dir: Path, config: Config) -> Path | None:
+    """Make sure that output_dir is free, or holds this run unfinished; return its checkpoint."""
+    model_dir = Path(config.output_dir)
+    if model_dir.exists() and not config.overwrite_output_dir:
+        kind = "something else"
+        if (model_dir / CONFIG_FILE).exists():
+            kind = "a finished run (scripts/evaluate.py judges it)"
+        raise InputError(
+            f"output_dir: {model_dir} holds {kind}; name another --output_dir, or replace it with "
+            "--overwrite_output_dir true")
+    settings = dataclasses.asdict(config)
+    state = PartialState()
+    checkpoint = None
+    if work_dir.exists():
+        changed = _changed_keys(work_dir / CONFIG_FILE, settings)
+        if changed and not config.overwrite_output_dir:
+            raise InputError(
+                f"output_dir: {work_dir} holds another run, unfinished ({', '.join(changed)}); go "
+                "on with its settings, name another --output_dir, or discard it with "
+                "--overwrite_output_dir true")
+        if not changed:
+            checkpoint = newest_intact(work_dir / "checkpoints")
+            logger.info("going on from %s", checkpoint or "the beginning: no checkpoint yet")
+        state.wait_for_everyone()  # all have looked before one clears up
+        if changed and state.is_main_process:
+            shutil.rmtree(work_dir)
+    if state.is_main_process:
+        write_json(work_dir / CONFIG_FILE, settings)
+    state.wait_for_everyone()
+    return checkpoint
+
+
+def _changed_keys(path: Path, settings: dict[str, Any]) -> list[str]:
+    try:
+        before = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return [f"no {CONFIG_FILE} in it"]
+    return [f"{key}: {before.get(key)!r} there, {value!r} here"
+            for key, value in settings.items()
+            if key not in FREE_KEYS and before.get(key) != value]
+
+
+def _write_model_dir(trainer: PaperTrainer, tokenizer: PreTrainedTokenizerBase, work_dir: Path,
+                     result: TrainingResult, finish: Callable | None) -> None:
+    """Fill the work folder with a complete model and give it its name."""
+    try:
+        trainer.model.save_pretrained(work_dir)
+        tokenizer.save_pretrained(work_dir)
+        trainer.state.save_to_json(str(work_dir / "trainer_state.json"))
+        write_json(work_dir / "metrics.json", {"validation": result.metrics})
+        if finish is not None:
+            finish(work_dir, result)
+        shutil.rmtree(work_dir / "checkpoints", ignore_errors=True)
+        if result.model_dir.exists():
+            replaced = result.model_dir.with_name(result.model_dir.name + ".replaced")
+            shutil.rmtree(replaced, ignore_errors=True)
+            result.model_dir.rename(replaced)
+            work_dir.rename(result.model_dir)
+            shutil.rmtree(replaced)
+        else:
+            work_dir.rename(result.model_dir)
+    except OSError as error:
+        raise InputError(f"cannot write {work_dir}: {error.strerror or error}; free some space and "
+                         "give the same command again") from error

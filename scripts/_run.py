@@ -1,0 +1,63 @@
+"""How every script runs: logging, exit codes, no traceback for a user's mistake."""
+
+import argparse
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+
+from nej import InputError
+
+
+def run(main: Callable[[list[str]], int | None]) -> None:
+    """Call `main` with the command line and exit: 0, 2 for a user's mistake, 1 for ours.
+
+    `--debug` anywhere shows tracebacks and the libraries' own logs; 130 is an interrupt.
+    """
+    arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    debug = len(arguments) < len(sys.argv) - 1
+    _set_up_logging(debug)
+    try:
+        sys.exit(main(arguments))
+    except InputError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; what was written before is whole, and the same command goes on", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if debug:
+            raise
+        print(f"error in nej: {type(error).__name__}: {error}; --debug shows where",
+              file=sys.stderr)
+        sys.exit(1)
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are InputErrors, and that takes no shortened options."""
+
+    def __init__(self, **kwargs):
+        super().__init__(allow_abbrev=False, **kwargs)
+
+    def error(self, message: str):
+        """Raise InputError with argparse's message."""
+        raise InputError(f"command line: {message}; --help shows what there is")
+
+
+def _set_up_logging(debug: bool) -> None:
+    main_process = os.environ.get("RANK", "0") == "0"
+    logging.basicConfig(
+        level=logging.INFO if main_process else logging.ERROR, format="%(message)s",
+        stream=sys.stderr)
+    if debug:
+        return
+    warnings.simplefilter("ignore")
+    for noisy in ("transformers", "datasets", "accelerate", "huggingface_hub", "httpx", "torch"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -1,0 +1,64 @@
+"""Train a classifier as a config says, and judge it on the test papers.
+
+    accelerate launch scripts/train.py --config configs/base.json
+    accelerate launch scripts/train.py --config configs/base.json --learning_rate 3e-5
+
+Every key of docs/configuration.md can be given as --key value or --key=value. The same command
+goes on with a run that was stopped. The model directory is the config's output_dir.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from _run import Parser, run
+
+
+def main(arguments: list[str]) -> int:
+    """Train, save, judge; return the exit code."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, help="a JSON file of keys; see configs/")
+    options, overrides = parser.parse_known_args(arguments)
+    from nej.config import load_config
+    config = load_config(options.config, overrides)
+
+    # only now what takes seconds to import
+    from accelerate import PartialState
+
+    from nej.evaluation import evaluate, write_card
+    from nej.figures import draw_training_statistics
+    from nej.manifest import write_manifest
+    from nej.training import train
+
+    def finish(folder, result):
+        write_manifest(folder, config, result)
+        write_card(folder)
+
+    callbacks = []
+    if config.report_to == "wandb":
+        from nej.tracking import TrackingCallback
+        callbacks.append(TrackingCallback(config))
+    result = train(config, callbacks=callbacks, finish=finish)
+    if result.interrupted:
+        print(f"stopped after step {result.steps}; the same command goes on from there",
+              file=sys.stderr)
+        return 130
+    if not PartialState().is_main_process:
+        return 0
+    figure = Path(config.reports_dir) / "figures" / "training_statistics.png"
+    draw_training_statistics(result.model_dir, figure)
+    metrics = {}
+    if config.do_predict:
+        report = evaluate(result.model_dir)
+        metrics = report.test
+        print(report.table())
+    if config.report_to == "wandb":
+        from nej.tracking import finish_run
+        finish_run(metrics)
+    print(f"trained {result.papers['train']:,} papers in {result.seconds:.0f} s\n"
+          f"model: {result.model_dir}\nfigure: {figure}")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
