@@ -25,9 +25,11 @@ class TrackingCallback(TrainerCallback):
         os.environ.setdefault("WANDB_PROJECT", "nej")
         os.environ.setdefault("WANDB_SILENT", "true")  # it would print a page at start and end
         if "WANDB_MODE" not in os.environ:
+            import wandb
             self.reason = _why_offline()
             if self.reason:
                 os.environ["WANDB_MODE"] = "offline"
+                wandb.teardown()  # or it keeps the mode that it read before
 
     def on_train_begin(self, args, state, control, **kwargs):
         import wandb
@@ -46,18 +48,21 @@ def finish_run(metrics: dict[str, Any]) -> None:
     if wandb.run is not None:
         wandb.run.summary.update({f"test/{key}": value for key, value in metrics.items()
                                   if isinstance(value, (int, float))})
-        wandb.finish(quiet=True)
+        wandb.finish()
 
 
 def _why_offline() -> str | None:
     """Return why W&B cannot be online, None if it can."""
     import wandb
-    if not wandb.api.api_key:
-        return "no API key: `wandb login` sets one"
-    url = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
+    url = urlsplit(os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url)
     port = url.port or (443 if url.scheme == "https" else 80)
     try:
+        # first: with a key and no way to the host, login would try for a quarter of a minute
         socket.create_connection((url.hostname, port), timeout=TIMEOUT_SECONDS).close()
+        if not wandb.login(prompt=False):
+            return "no API key; `wandb login` sets one"
     except OSError:
         return f"no way to {url.hostname}"
+    except wandb.errors.AuthenticationError as error:
+        return str(error).splitlines()[0][:160]
     return None

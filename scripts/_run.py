@@ -6,8 +6,13 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
-from nej import InputError
+# Python puts this folder first, where scripts/evaluate.py would hide the package evaluate;
+# the repository's root in its place makes nej importable from a plain checkout
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from nej import InputError  # noqa: E402
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:
