@@ -258,15 +258,14 @@ def _check_processes() -> None:
     if asked and "WORLD_SIZE" not in os.environ:
         raise InputError(
             "accelerate launch was asked for more than one process and started 1; on CPUs use "
-            "`ACCELERATE_USE_CPU=true torchrun --nproc_per_node N scripts/train.py ...`, or ask "
+            "`torchrun --nproc_per_node N scripts/train.py ...`, on GPUs add --multi_gpu, or ask "
             "for --num_processes 1")
 
 
 def _prepare_device(config: Config) -> str:
     """Return the device's type, after setting what makes a GPU repeat its results."""
-    if config.use_cpu:
-        os.environ["ACCELERATE_USE_CPU"] = "true"
-    state = PartialState(cpu=config.use_cpu)
+    on_cpu = config.use_cpu or not torch.accelerator.is_available()
+    state = PartialState(cpu=on_cpu)  # without saying so, torchrun's CPU processes stay alone
     if state.device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
@@ -301,8 +300,7 @@ def _claim(work_dir: Path, config: Config) -> Path | None:
             f"output_dir: {model_dir} holds {kind}; name another --output_dir, or replace it with "
             "--overwrite_output_dir true")
     settings = dataclasses.asdict(config)
-    state = PartialState()
-    checkpoint = None
+    changed, checkpoint = [], None
     if work_dir.exists():
         changed = _changed_keys(work_dir / CONFIG_FILE, settings)
         if changed and not config.overwrite_output_dir:
@@ -313,10 +311,11 @@ def _claim(work_dir: Path, config: Config) -> Path | None:
         if not changed:
             checkpoint = newest_intact(work_dir / "checkpoints")
             logger.info("going on from %s", checkpoint or "the beginning: no checkpoint yet")
-        state.wait_for_everyone()  # all have looked before one clears up
-        if changed and state.is_main_process:
-            shutil.rmtree(work_dir)
+    state = PartialState()
+    state.wait_for_everyone()  # all processes have looked before one of them writes
     if state.is_main_process:
+        if changed:
+            shutil.rmtree(work_dir)
         write_json(work_dir / CONFIG_FILE, settings)
     state.wait_for_everyone()
     return checkpoint

@@ -31,7 +31,8 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted; what was written before is whole, and the same command goes on", file=sys.stderr)
+        print("interrupted; what was written is whole, and the same command goes on",
+              file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         if debug:

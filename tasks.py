@@ -1,0 +1,89 @@
+"""The commands of nej: `invoke --list` shows them, `make NAME` runs them in .venv."""
+
+import os
+import subprocess
+import sys
+from shlex import split
+
+from invoke import Exit, task
+
+CONFIG = os.environ.get("CONFIG", "configs/base.json")  # `make train CONFIG=...` sets it
+MODEL = os.environ.get("MODEL", "models/quickstart")
+SOURCE = os.environ.get("SOURCE", "")
+ARGS = os.environ.get("ARGS", "")
+LAUNCHER = os.environ.get("LAUNCHER", "python")
+
+
+def _run(*command: str) -> None:
+    """Run a command in this environment; a failure ends the task with its exit code."""
+    if command[0] == "python":
+        command = (sys.executable, *command[1:])
+    folder = os.path.dirname(sys.executable)
+    process = subprocess.Popen(
+        command, env=os.environ | {"PATH": folder + os.pathsep + os.environ.get("PATH", "")})
+    while process.poll() is None:
+        try:
+            process.wait()
+        except KeyboardInterrupt:  # the terminal sent it to the command too, which ends in order
+            continue
+    if process.returncode:
+        raise Exit(code=process.returncode)
+
+
+@task
+def help(context):
+    """List all commands."""
+    _run("invoke", "--list")
+
+
+@task
+def sample(context):
+    """Pull the synthetic sample data with DVC."""
+    _run("python", "-m", "dvc", "pull", "--quiet", "data/sample.csv.dvc")
+
+
+@task
+def starter(context):
+    """Build models/starter, unless it is there."""
+    _run("python", "scripts/make_starter.py")
+
+
+@task(sample, starter)
+def quickstart(context):
+    """Pull the sample, train, judge and draw: three minutes."""
+    _run("python", "scripts/train.py", "--config", "configs/quickstart.json")
+
+
+@task
+def data(context, source=SOURCE):
+    """Make data/arxiv.csv of SOURCE=a zip, a CSV or a folder."""
+    if not source:
+        print("error: data: no SOURCE given; download Kaggle's data set "
+              "sumitm004/arxiv-scientific-research-papers-dataset, then "
+              "`make data SOURCE=the-zip`", file=sys.stderr)
+        raise Exit(code=2)
+    _run("python", "scripts/get_data.py", source)
+
+
+@task
+def train(context, config=CONFIG, launcher=LAUNCHER, args=ARGS):
+    """Train and judge as CONFIG=... says; ARGS="--key value"."""
+    _run(*split(launcher), "scripts/train.py", "--config", config, *split(args))
+
+
+@task
+def evaluate(context, model=MODEL):
+    """Judge MODEL=models/x on its test papers."""
+    _run("python", "scripts/evaluate.py", model)
+
+
+@task
+def lint(context):
+    """Check the code with flake8."""
+    _run("python", "-m", "flake8")
+
+
+@task
+def test(context, args=ARGS):
+    """Run the tests, offline."""
+    _run("python", "-m", "pytest", *split(args))

@@ -1,0 +1,77 @@
+"""What all tests share: no network, one thread, a tiny model and a small file of papers."""
+
+import os
+import tempfile
+
+# before the libraries read them
+os.environ |= {
+    "HF_HOME": tempfile.mkdtemp(prefix="nej-tests-"), "HF_HUB_OFFLINE": "1",
+    "WANDB_MODE": "offline",
+    "WANDB_SILENT": "true", "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+}
+for name in ("HF_DATASETS_CACHE", "HF_DATASETS_OFFLINE", "WANDB_API_KEY", "NEJ_DEBUG"):
+    os.environ.pop(name, None)
+
+import re  # noqa: E402
+import shutil  # noqa: E402
+from collections import Counter  # noqa: E402
+from dataclasses import replace  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+from nej.config import Config, load_config  # noqa: E402
+from scripts.make_sample import generate, write_csv  # noqa: E402
+
+torch.set_num_threads(1)
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _clean_up():
+    yield
+    shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def papers_csv(tmp_path_factory) -> Path:
+    """Return a CSV of 600 synthetic papers of eight categories."""
+    path = tmp_path_factory.mktemp("data") / "papers.csv"
+    write_csv(path, 600, 7)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> str:
+    """Return a folder with a random DistilBERT, 32 wide and 2 layers deep, and its tokenizer."""
+    from transformers import BertTokenizer, DistilBertConfig, DistilBertModel
+    folder = tmp_path_factory.mktemp("tiny")
+    words = Counter()
+    for row in generate(300, 7):
+        words.update(re.findall(r"[a-z]+", row["summary"].lower()))
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", ","]
+    vocabulary += dict.fromkeys(["image", "robot", *(word for word, _ in words.most_common(800))])
+    (folder / "vocab.txt").write_text("\n".join(vocabulary), "utf-8")
+    torch.manual_seed(0)
+    DistilBertModel(DistilBertConfig(
+        vocab_size=len(vocabulary), max_position_embeddings=64, dim=32, n_layers=2, n_heads=2,
+        hidden_dim=64)).save_pretrained(folder)
+    BertTokenizer(
+        vocab=str(folder / "vocab.txt"), do_lower_case=True, model_max_length=64,
+        model_input_names=["input_ids", "attention_mask"]).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def make_config(papers_csv, tiny_model, tmp_path):
+    """Return a function that makes a small run's Config; its arguments override keys."""
+    base = replace(
+        load_config(), data_path=str(papers_csv), model_name_or_path=tiny_model, max_length=32,
+        output_dir=str(tmp_path / "model"), reports_dir=str(tmp_path / "reports"),
+        report_to="none", num_train_epochs=2.0, learning_rate=1e-3, eval_steps=0.25, bf16=False)
+
+    def make(**overrides) -> Config:
+        return replace(base, **overrides)
+    return make

@@ -1,0 +1,352 @@
+"""Putting the CSV in place and reading it: what is kept, and what bad files are told."""
+
+import csv
+import random
+import zipfile
+
+import pytest
+
+from nej import InputError
+from nej.papers import KAGGLE_COLUMNS, install_csv, read_papers
+
+HEADER = ",".join(KAGGLE_COLUMNS)
+GOOD = "abs-21{:02d}.00001v1,T,Learning,cs.LG,1/1/21,1/1/21,['A'],'A',Summary {},2"
+
+
+def paper(id: str = "abs-2101.00001v1", **columns: str) -> dict[str, str]:
+    return {
+        "id": id, "title": "A title", "category": "Machine Learning", "category_code": "cs.LG",
+        "published_date": "1/1/21", "updated_date": "1/1/21", "authors": "['A B']",
+        "first_author": "'A B'", "summary": f"Summary of {id}.", "summary_word_count": "3",
+        **columns}
+
+
+def write_papers(path, papers, *, encoding="utf-8"):
+    with open(path, "w", encoding=encoding, newline="") as file:
+        writer = csv.DictWriter(file, KAGGLE_COLUMNS)
+        writer.writeheader()
+        writer.writerows(papers)
+    return path
+
+
+def write_lines(path, *lines: str | bytes):
+    """Write a CSV from raw lines; the header comes first."""
+    lines = [line if isinstance(line, bytes) else line.encode() for line in (HEADER, *lines)]
+    path.write_bytes(b"\r\n".join(lines) + b"\r\n")
+    return path
+
+
+def pack(path, members: dict[str, bytes]):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Return a function that writes rows to a CSV and reads it: a list of dicts."""
+    return lambda *papers: read_papers(write_papers(tmp_path / "own.csv", papers)).to_pylist()
+
+
+# putting it in place
+
+def _as_csv(folder, content):
+    (folder / "kaggle.csv").write_bytes(content)
+    return folder / "kaggle.csv"
+
+
+def _as_folder(folder, content):
+    (folder / "download").mkdir()
+    (folder / "download" / "README.md").write_text("not it")
+    _as_csv(folder / "download", content)
+    return folder / "download"
+
+
+def _as_zip(folder, content):
+    return pack(folder / "archive.zip", {"papers/arXiv.CSV": content, "license.txt": b"not it"})
+
+
+def _as_zip_of_other_name(folder, content):
+    return pack(folder / "archive", {"a.csv": content})
+
+
+@pytest.mark.parametrize("make", [_as_csv, _as_folder, _as_zip, _as_zip_of_other_name])
+def test_zip_csv_and_folder_give_identical_bytes(papers_csv, tmp_path, make):
+    content = papers_csv.read_bytes()
+    target = tmp_path / "new" / "data" / "arxiv.csv"
+    source = make(tmp_path, content)
+    for _ in range(2):  # also over the one in place
+        install_csv(source, target)
+        assert target.read_bytes() == content
+        assert [path.name for path in target.parent.iterdir()] == ["arxiv.csv"]
+
+
+def test_csv_in_place_can_be_its_own_source(papers_csv, tmp_path):
+    target = _as_csv(tmp_path, papers_csv.read_bytes())
+    install_csv(target, target)
+    assert target.read_bytes() == papers_csv.read_bytes()
+
+
+def _missing(folder, content):
+    return folder / "not there.zip"
+
+
+def _two_in_a_zip(folder, content):
+    return pack(folder / "two.zip", {"a.csv": content, "b.csv": content})
+
+
+def _none_in_a_zip(folder, content):
+    return pack(folder / "none.zip", {"a.txt": content})
+
+
+def _two_in_a_folder(folder, content):
+    (_as_folder(folder, content) / "second.csv").write_bytes(content)
+    return folder / "download"
+
+
+def _cut_off_zip(folder, content):
+    path = _as_zip(folder, content)
+    path.write_bytes(path.read_bytes()[:-200])
+    return path
+
+
+def _zip_with_other_bytes(folder, content):
+    """Damage the stored text, so that only its checksum tells."""
+    path = folder / "stored.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("a.csv", content)
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    path.write_bytes(damaged)
+    return path
+
+
+def _zip_with_a_wrong_stream(folder, content):
+    """Damage the compressed stream's first byte, so that it cannot be unpacked."""
+    path = pack(folder / "stream.zip", {"a.csv": content})
+    damaged = bytearray(path.read_bytes())
+    damaged[30 + len("a.csv")] = 0b111  # a type of block that does not exist
+    path.write_bytes(damaged)
+    return path
+
+
+def _without_summary(folder, content):
+    return _as_csv(folder, content.replace(b",summary,", b",abstract,", 1))
+
+
+def _empty(folder, content):
+    return _as_csv(folder, b"")
+
+
+def _not_utf8(folder, content):
+    return _as_csv(folder, content.decode().encode("utf-16"))
+
+
+@pytest.mark.parametrize("there_before", [False, True], ids=["first time", "old one there"])
+@pytest.mark.parametrize("make, message", [
+    (_missing, "nothing at .*not there.zip"), (_two_in_a_zip, "2 CSV files.*a.csv.*b.csv"),
+    (_none_in_a_zip, "0 CSV files"), (_two_in_a_folder, "2 CSV files"),
+    (_cut_off_zip, "download it again"), (_zip_with_other_bytes, "download it again"),
+    (_zip_with_a_wrong_stream, "download it again"),
+    (_without_summary, "lacks summary; found: id, title"),
+    (_empty, "lacks .*found: nothing"), (_not_utf8, "not UTF-8"),
+])
+def test_bad_source_leaves_everything_as_it_was(papers_csv, tmp_path, make, message, there_before):
+    target = tmp_path / "data" / "arxiv.csv"
+    target.parent.mkdir()
+    if there_before:
+        target.write_text("old")
+    source = make(tmp_path, papers_csv.read_bytes())
+    with pytest.raises(InputError, match=message) as error:
+        install_csv(source, target)
+    assert str(source) in str(error.value)
+    there = {path.name: path.read_text() for path in target.parent.iterdir()}
+    assert there == ({"arxiv.csv": "old"} if there_before else {})
+
+
+# reading good files
+
+def test_sample_is_read_whole(papers_csv):
+    """The generator's rows, cleaned here in plain Python, are what is read."""
+    newest = {}
+    with open(papers_csv, encoding="utf-8", newline="") as file:
+        for number, row in enumerate(csv.DictReader(file)):
+            name, _, version = row["id"].rpartition("v")
+            if name not in newest or int(version) > newest[name][0]:
+                newest[name] = (int(version), number, " ".join(row["summary"].split()))
+    expected, seen = [], set()
+    for name, (_, _, summary) in sorted(newest.items(), key=lambda item: item[1][1]):
+        if summary.lower() not in seen:
+            expected.append((name, summary))
+        seen.add(summary.lower())
+    table = read_papers(papers_csv)
+    assert list(zip(table["id"].to_pylist(), table["summary"].to_pylist())) == expected
+    assert table.column_names == ["id", "title", "category", "category_code", "summary"]
+    assert 500 < len(table) < 600
+
+
+def test_white_space_is_collapsed(read):
+    found, = read(paper(title="  A\ttitle ", summary=" One\r\ntwo\n\n three  four. ",
+                        category="Machine  Learning", category_code=" cs.LG "))
+    assert found == {"id": "abs-2101.00001", "title": "A title", "category": "Machine Learning",
+                     "category_code": "cs.LG", "summary": "One two three four."}
+
+
+def test_line_breaks_commas_and_quotes_inside_quotes(read):
+    first, second = read(
+        paper("abs-1v1", summary='A "quoted" word,\r\na comma,\nthe end.', authors="['A',\n 'B']"),
+        paper("abs-2v1"))
+    assert first["summary"] == 'A "quoted" word, a comma, the end.'
+    assert second["summary"] == "Summary of abs-2v1."
+
+
+def test_characters_of_other_languages_stay(read):
+    text = "Für Erdős–Rényi: α ≤ β, 深度学习, 🙂 and na\u0131ve I."
+    found, = read(paper(summary=text, title="Schrödinger"))
+    assert (found["summary"], found["title"]) == (text, "Schrödinger")
+
+
+def test_words_that_look_like_nothing_stay(read):
+    found = read(paper("abs-1", title="NA", summary="null"),
+                 paper("abs-2", title="", summary="NaN"))
+    assert [(row["title"], row["summary"]) for row in found] == [("NA", "null"), ("", "NaN")]
+
+
+def test_byte_order_mark_is_passed_over(tmp_path):
+    path = write_papers(tmp_path / "own.csv", [paper()], encoding="utf-8-sig")
+    assert path.read_bytes().startswith(b"\xef\xbb\xbfid,")
+    assert read_papers(path)["id"].to_pylist() == ["abs-2101.00001"]
+
+
+def test_columns_in_another_order_and_more_of_them(tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_text("summary,extra,category_code,id,title,category\n"
+                    "S.,x,cs.LG,abs-1v1,T,Learning\n")
+    assert read_papers(path).to_pylist() == [{
+        "id": "abs-1", "title": "T", "category": "Learning", "category_code": "cs.LG",
+        "summary": "S."}]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_newest_version_wins_whatever_the_order(read, seed):
+    rows = [paper(f"abs-{number}v{version}", title=str(version))
+            for number in (1, 2, 3) for version in (1, 2, 9, 10)]
+    random.Random(seed).shuffle(rows)
+    found = read(*rows)
+    assert {row["id"]: row["title"] for row in found} == {f"abs-{i}": "10" for i in (1, 2, 3)}
+    newest = [row["id"][:-3] for row in rows if row["title"] == "10"]
+    assert [row["id"] for row in found] == newest
+
+
+def test_id_without_version_is_older_than_any_version(read):
+    found = read(paper("abs-1v1", title="with"), paper("abs-1", title="without"),
+                 paper("abs-2", title="alone"), paper("cs-9308101v2"), paper("survey1"))
+    assert [(row["id"], row["title"]) for row in found] == [
+        ("abs-1", "with"), ("abs-2", "alone"), ("cs-9308101", "A title"), ("survey1", "A title")]
+
+
+def test_of_the_same_row_twice_one_is_kept(read):
+    found = read(paper("abs-1v1", title="first"), paper("abs-1v1", title="second"))
+    assert [row["title"] for row in found] == ["first"]
+
+
+def test_repeated_summary_under_another_id_is_dropped(read):
+    found = read(paper("abs-9v1", summary="The same  text."), paper("abs-5v1"),
+                 paper("abs-1v1", summary="The same\ntext."),
+                 paper("abs-3v1", summary="THE SAME TEXT."), paper("abs-2v1", summary="Same text."))
+    assert [row["id"] for row in found] == ["abs-9", "abs-5", "abs-2"]
+
+
+def test_only_the_newest_summary_counts_as_repeated(read):
+    """An older version's text does not push out another paper."""
+    found = read(paper("abs-1v1", summary="Draft."), paper("abs-1v2", summary="Final."),
+                 paper("abs-2v1", summary="Draft."))
+    assert [(row["id"], row["summary"]) for row in found] == [
+        ("abs-1", "Final."), ("abs-2", "Draft.")]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_order_of_the_file_is_kept(read, seed):
+    numbers = random.Random(seed).sample(range(10_000), 200)
+    found = read(*(paper(f"abs-{number}v1") for number in numbers))
+    assert [row["id"] for row in found] == [f"abs-{number}" for number in numbers]
+
+
+# reading bad files
+
+@pytest.mark.parametrize("bad", [
+    "abs-2103.00001v1,T,Learning,cs.LG,Summary", "one field",
+    "abs-2103.00001v1,T,Learning,cs.LG,1/1/21,1/1/21,['A'],'A',Summary, with a comma,2",
+], ids=["too few", "one", "too many"])
+@pytest.mark.parametrize("before", [1, 3])
+def test_row_with_too_few_or_too_many_fields(tmp_path, bad, before):
+    good = [GOOD.format(number, number) for number in range(1, 6)]
+    path = write_lines(tmp_path / "own.csv", *good[:before], bad, *good[before:])
+    with pytest.raises(InputError, match=rf"own.csv: .*[Rr]ow #?{before + 2}\b"):
+        read_papers(path)
+
+
+@pytest.mark.parametrize("column", ["id", "summary", "category", "category_code"])
+@pytest.mark.parametrize("empty", ["", " \n "])
+@pytest.mark.parametrize("before", [0, 4])
+def test_empty_field_gives_its_row(tmp_path, column, empty, before):
+    """The header is row 1; a line break inside quotes does not count."""
+    rows = [paper(f"abs-{number}v1", summary=f"Two\nlines {number}.") for number in range(before)]
+    rows += [paper("abs-8v1", **{column: empty})] if column != "id" else [paper(empty)]
+    path = write_papers(tmp_path / "own.csv", [*rows, paper("abs-9v1")])
+    with pytest.raises(InputError, match=rf"own.csv: row {before + 2} \(.*empty {column}"):
+        read_papers(path)
+
+
+def test_rows_are_counted_on_over_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr("nej.papers.BLOCK_BYTES", 2000)
+    rows = [paper(f"abs-{number}v1", summary=f"Two\nlines {number}.") for number in range(100)]
+    assert len(read_papers(write_papers(tmp_path / "good.csv", rows))) == 100
+    rows[83]["summary"] = ""
+    with pytest.raises(InputError, match="row 85 .*'abs-83v1'.*empty summary"):
+        read_papers(write_papers(tmp_path / "own.csv", rows))
+    good = [GOOD.format(number, number) for number in range(100)]
+    path = write_lines(tmp_path / "short.csv", *good[:83], "too,few", *good[83:])
+    with pytest.raises(InputError, match=r"[Rr]ow #?85\b"):
+        read_papers(path)
+
+
+@pytest.mark.parametrize("words", [1, 5000], ids=["near the header", "far down"])
+def test_not_utf8_gives_its_line(tmp_path, words):
+    broken = GOOD.format(2, "f\xfcr").encode("latin-1")
+    two_lines = GOOD.format(1, "x").replace("Summary x", f'"two\r\n{"lines " * words}"')
+    path = write_lines(tmp_path / "own.csv", two_lines, broken, GOOD.format(3, "three"))
+    with pytest.raises(InputError, match=r"own.csv: line 4 is not UTF-8 \(byte 0xfc"):
+        read_papers(path)
+
+
+def test_header_that_is_not_utf8(tmp_path):
+    (tmp_path / "own.csv").write_bytes(f"{HEADER},f\xfcr\r\n".encode("latin-1"))
+    with pytest.raises(InputError, match="own.csv: row 1 is not UTF-8"):
+        read_papers(tmp_path / "own.csv")
+
+
+def test_only_a_header(tmp_path):
+    with pytest.raises(InputError, match="own.csv: no papers, only a header"):
+        read_papers(write_lines(tmp_path / "own.csv"))
+
+
+def test_empty_file(tmp_path):
+    (tmp_path / "own.csv").touch()
+    with pytest.raises(InputError, match="own.csv: .*lacks id, .*found: nothing; needed: id"):
+        read_papers(tmp_path / "own.csv")
+
+
+@pytest.mark.parametrize("column", ["id", "title", "category", "category_code", "summary"])
+def test_missing_column_is_named(tmp_path, column):
+    path = write_papers(tmp_path / "own.csv", [paper()])
+    path.write_bytes(path.read_bytes().replace(f"{column},".encode(), b"other,", 1))
+    with pytest.raises(InputError, match=f"own.csv: .* lacks {column}; found: .*other"):
+        read_papers(path)
+
+
+@pytest.mark.parametrize("name", ["not there.csv", "."])
+def test_missing_file_says_how_to_get_it(tmp_path, name):
+    with pytest.raises(InputError, match="no file .*make data SOURCE=.*dvc pull"):
+        read_papers(tmp_path / name)

@@ -1,0 +1,126 @@
+"""The commands as a user gives them: exit codes, one sentence for a mistake, a stop on Ctrl-C."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run(script: str, *arguments, launcher=(sys.executable,), **kwargs):
+    """Run a script as a user does and return what came of it."""
+    return subprocess.run([*launcher, str(ROOT / "scripts" / script), *map(str, arguments)],
+                          capture_output=True, text=True, **kwargs)
+
+
+def assert_mistake(done, *parts: str) -> None:
+    """Assert that a command ended with exit code 2 and one sentence that has the parts."""
+    assert done.returncode == 2, done.stderr[-1000:]
+    assert "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    for part in parts:
+        assert part in last
+
+
+@pytest.fixture
+def config_file(make_config, tmp_path) -> Path:
+    """Return a config of a short run as a file."""
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(asdict(make_config(num_train_epochs=1))), "utf-8")
+    return path
+
+
+def test_training_and_judging_from_another_folder(config_file, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    done = run("train.py", "--config", config_file, "--learning_rate=2e-3", cwd=elsewhere)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "TF-IDF + LinearSVC" in done.stdout and str(tmp_path / "model") in done.stdout
+    assert (tmp_path / "reports" / "figures" / "training_statistics.png").exists()
+    config = json.loads((tmp_path / "model" / "training_config.json").read_text())
+    assert config["learning_rate"] == 2e-3
+    table = done.stdout.split("trained")[0]
+    judged = run("evaluate.py", tmp_path / "model")
+    assert judged.returncode == 0 and judged.stdout.startswith(table)
+
+
+@pytest.mark.parametrize("arguments, parts", [
+    (["--lerning_rate", "1"], ["unknown key 'lerning_rate'", "'learning_rate'"]),
+    (["--learning_rate", "fast"], ["learning_rate", "'fast'"]),
+    (["--max_length", "0"], ["max_length is 0", "at least"]),
+    (["--max_length", "65"], ["max_length is 65", "at most 64"]),
+    (["--top_k", "9"], ["top_k is 9", "8 categories"]),
+    (["--min_papers", "1000"], ["0 categories are left"]),
+    (["--data_path", "nowhere.csv"], ["no file nowhere.csv", "make data"]),
+    (["--model_name_or_path", "nobody/nothing"], ["cannot load 'nobody/nothing'", "make starter"]),
+])
+def test_a_mistake_in_training_ends_with_a_sentence(config_file, tmp_path, arguments, parts):
+    assert_mistake(run("train.py", "--config", config_file, *arguments), *parts)
+    assert not (tmp_path / "model").exists()
+
+
+def test_mistakes_of_the_other_commands(tmp_path):
+    assert_mistake(run("train.py", "--config", "configs/bsae.json", cwd=ROOT),
+                   "no file configs/bsae.json", "configs/base.json")
+    assert_mistake(run("evaluate.py", tmp_path), "not a finished model directory")
+    assert_mistake(run("get_data.py", tmp_path / "no.zip"), "nothing at")
+    assert_mistake(run("get_data.py"), "source")
+    assert_mistake(run("make_starter.py", "--source", tmp_path, "--output", tmp_path / "s"),
+                   "has no model.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_help_of_each_script_is_its_docstring():
+    for script in ("train.py", "evaluate.py", "get_data.py", "make_starter.py", "make_sample.py"):
+        done = run(script, "--help")
+        assert done.returncode == 0 and f"python scripts/{script}" in done.stdout.replace(
+            "accelerate launch", "python")
+
+
+def test_ctrl_c_leaves_a_run_that_the_same_command_ends(config_file, tmp_path):
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), "--config", str(config_file),
+               "--num_train_epochs", "40", "--logging_steps", "1", "--do_predict", "false"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               env=os.environ | {"PYTHONUNBUFFERED": "1"})
+    for line in process.stdout:  # the first log line: training is under way
+        if "loss" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors[-2000:]
+    assert "the same command goes on" in errors and "Traceback" not in errors
+    assert not (tmp_path / "model").exists()
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 0 and "going on from" in again.stderr
+    state = json.loads((tmp_path / "model" / "trainer_state.json").read_text())
+    assert state["global_step"] == state["max_steps"] == 600
+
+
+def test_accelerate_launch_trains(config_file, tmp_path):
+    launch = (sys.executable, "-m", "accelerate.commands.launch")
+    done = run("train.py", "--config", config_file, "--do_predict", "false", "--max_steps", "2",
+               launcher=(*launch, "--config_file", str(ROOT / "accelerate_config.yaml")))
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "model" / "manifest.json").exists()
+
+
+def test_accelerate_launch_that_starts_too_few_processes_is_stopped(config_file, tmp_path):
+    launch = (sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2")
+    done = run("train.py", "--config", config_file, launcher=launch)
+    assert done.returncode != 0 and "was asked for more than one process" in done.stderr
+    assert not (tmp_path / "model").exists()
+
+
+def test_the_sample_is_what_its_generator_makes(tmp_path):
+    path = tmp_path / "sample.csv"
+    run("make_sample.py", "--papers", 4000, "--seed", 1, "--output", path)
+    from nej.files import checksum
+    pin = (ROOT / "data" / "sample.csv.dvc").read_text()
+    assert f"md5: {checksum(path, 'md5')}" in pin

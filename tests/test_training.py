@@ -1,0 +1,256 @@
+"""Training ends with a complete model, the same one each time, also after a stop."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
+
+from nej import InputError, training
+from nej.checkpoints import newest_intact
+from nej.evaluation import evaluate, write_card
+from nej.files import checksum
+from nej.manifest import write_manifest
+from nej.training import PaperTrainer, train
+
+COMMON = ["we", "show", "that", "the", "method", "is", "better", "than", "a", "model"]
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def weights(folder) -> dict[str, torch.Tensor]:
+    return load_file(Path(folder) / "model.safetensors")
+
+
+def same(one, other) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one.keys() | other.keys())
+
+
+class StopAt(TrainerCallback):
+    """Send this process the signal of Ctrl-C in the middle of a step."""
+
+    def __init__(self, step: int, number: int = signal.SIGINT):
+        self.step, self.number = step, number
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        if state.global_step + 1 == self.step:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.fixture
+def easy_csv(tmp_path) -> Path:
+    """Return papers whose class is given away by a word."""
+    random = np.random.default_rng(0)
+    rows = [f"abs-2101.{i:05d}v1,Title,Name,cs.{word},{' '.join(random.choice(COMMON, 8))} {word}"
+            for i in range(300) for word in [("image", "robot")[i % 2]]]
+    path = tmp_path / "easy.csv"
+    path.write_text("\r\n".join(["id,title,category,category_code,summary", *rows]), "utf-8")
+    return path
+
+
+def test_a_run_learns_and_its_model_directory_is_complete(make_config, easy_csv):
+    config = make_config(data_path=str(easy_csv), num_train_epochs=6, learning_rate=5e-3)
+
+    def finish(folder, result):
+        write_manifest(folder, config, result)
+        write_card(folder)
+    result = train(config, finish=finish)
+    evaluate(result.model_dir)
+    names = {path.name for path in result.model_dir.iterdir()}
+    assert names == {
+        "model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json",
+        "training_config.json", "trainer_state.json", "metrics.json", "calibration.json",
+        "manifest.json", "README.md"}
+    assert not Path(f"{result.model_dir}.partial").exists()
+    model = AutoModelForSequenceClassification.from_pretrained(result.model_dir)
+    assert list(model.config.id2label.values()) == sorted(model.config.label2id)
+    assert AutoTokenizer.from_pretrained(result.model_dir).is_fast
+    metrics = json.loads((result.model_dir / "metrics.json").read_text())
+    assert metrics["test"]["accuracy"] > 0.95
+    assert metrics["baselines"]["majority class"]["accuracy"] < 0.7
+    assert metrics["validation"]["macro_f1"] == result.metrics["macro_f1"]
+    manifest = json.loads((result.model_dir / "manifest.json").read_text())
+    assert manifest["weights_sha256"] == checksum(result.model_dir / "model.safetensors")
+    assert manifest["data"]["md5"] == checksum(Path(config.data_path), "md5")
+
+
+@pytest.mark.parametrize("settings", [
+    {}, {"bf16": True, "freeze_embeddings": True},
+    {"global_batch_size": 20, "micro_batch_size": 3, "class_weights": "balanced",
+     "label_smoothing_factor": 0.1}])
+def test_the_same_command_twice_gives_the_same_weights(make_config, tmp_path, settings):
+    runs = [weights(train(make_config(output_dir=str(tmp_path / name), **settings)).model_dir)
+            for name in ("one", "two")]
+    assert same(*runs)
+    other = train(make_config(output_dir=str(tmp_path / "three"), seed=1, **settings))
+    assert not same(runs[0], weights(other.model_dir))
+
+
+@pytest.mark.parametrize("step, number", [(1, signal.SIGINT), (9, signal.SIGTERM),
+                                          (16, signal.SIGINT)])
+def test_a_stopped_run_goes_on_to_the_same_weights(make_config, tmp_path, step, number):
+    whole = train(make_config(output_dir=str(tmp_path / "whole")))
+    config = make_config()
+    stopped = train(config, callbacks=[StopAt(step, number)])
+    assert stopped.interrupted and stopped.steps == step
+    assert not Path(config.output_dir).exists()
+    ended = train(config)
+    assert not ended.interrupted and ended.steps == whole.steps
+    assert same(weights(whole.model_dir), weights(ended.model_dir))
+
+
+def test_a_broken_checkpoint_is_passed_over(make_config, caplog):
+    config = make_config()
+    train(config, callbacks=[StopAt(17)])
+    folder = Path(f"{config.output_dir}.partial") / "checkpoints"
+    newest = newest_intact(folder)
+    content = (newest / "model.safetensors").read_bytes()
+    (newest / "model.safetensors").write_bytes(content[:len(content) // 2])
+    (folder / "checkpoint-99").mkdir()
+    older = newest_intact(folder)
+    assert older is not None and older != newest
+    assert "checkpoint-99 is passed over" in caplog.text
+    assert train(config).steps == 30
+
+
+def test_the_best_validation_is_what_is_kept(make_config):
+    result = train(make_config(learning_rate=0.02, num_train_epochs=4, eval_steps=0.1))
+    state = json.loads((result.model_dir / "trainer_state.json").read_text())
+    history = [log for log in state["log_history"] if "eval_macro_f1" in log]
+    assert history[-1]["step"] == state["max_steps"]
+    assert result.metrics["macro_f1"] == max(log["eval_macro_f1"] for log in history)
+
+
+def test_early_stopping_stops(make_config):
+    result = train(make_config(learning_rate=1e-9, eval_steps=2, early_stopping_patience=2))
+    assert result.steps < 30
+
+
+def test_the_loss_is_the_mean_over_the_papers_of_the_whole_step(make_config):
+    losses, gradients = {}, {}
+    for size in (1, 5, 64):  # micro-batches of 1, of uneven sizes, all at once
+        config = make_config(global_batch_size=64, micro_batch_size=size, dropout=0.0,
+                             num_train_epochs=1, logging_steps=1, eval_steps=100,
+                             output_dir=make_config().output_dir + str(size))
+        result = train(config)
+        state = json.loads((result.model_dir / "trainer_state.json").read_text())
+        losses[size] = [log["loss"] for log in state["log_history"] if "loss" in log]
+        gradients[size] = [log["grad_norm"] for log in state["log_history"] if "loss" in log]
+    assert len(losses[1]) == -(-result.papers["train"] // 64)
+    for size in (5, 64):
+        assert losses[size] == pytest.approx(losses[1], abs=2e-4)
+        assert gradients[size] == pytest.approx(gradients[1], rel=1e-3)
+
+
+def test_class_weights_and_label_smoothing_are_those_of_the_formula(make_config, tmp_path):
+    from nej.dataset import load_dataset
+    from nej.model import load_classifier, load_tokenizer
+    config = make_config(class_weights="balanced", label_smoothing_factor=0.2)
+    tokenizer = load_tokenizer(config.model_name_or_path)
+    dataset = load_dataset(config, tokenizer)
+    names = dataset["train"].features["label"].names
+    model = load_classifier(config.model_name_or_path, labels=names)
+    trainer = PaperTrainer(config, model, tokenizer, dataset, tmp_path)
+    counts = np.bincount(dataset["train"]["label"], minlength=len(names))
+    assert (trainer.paper_weights.numpy() * counts).sum() == pytest.approx(counts.sum())
+    logits = torch.randn(6, len(names))
+    labels = torch.tensor([0, 1, 2, 3, 3, -100])
+    model.train()
+    by_hand = sum(
+        trainer.paper_weights[label] * (
+            0.8 * -logits[row].log_softmax(-1)[label] + 0.2 * -logits[row].log_softmax(-1).mean())
+        for row, label in enumerate(labels[:5])) / 5
+    found = trainer.step_loss({"logits": logits}, labels, num_items_in_batch=5)
+    assert found.item() == pytest.approx(by_hand.item(), rel=1e-5)
+    model.eval()  # the validation loss is the plain one
+    plain = cross_entropy(logits[:5], labels[:5])
+    assert trainer.step_loss({"logits": logits}, labels).item() == pytest.approx(plain.item())
+
+
+def test_frozen_embeddings_stay(make_config, tiny_model):
+    trained = weights(train(make_config(freeze_embeddings=True)).model_dir)
+    before = weights(tiny_model)
+    name = "embeddings.word_embeddings.weight"
+    assert torch.equal(trained[f"distilbert.{name}"], before[name])
+    name = "transformer.layer.0.ffn.lin1.weight"
+    assert not torch.equal(trained[f"distilbert.{name}"], before[name])
+
+
+def test_another_run_in_the_output_folder_is_not_touched(make_config):
+    config = make_config()
+    first = train(config)
+    before = checksum(first.model_dir / "model.safetensors")
+    with pytest.raises(InputError, match="holds a finished run.*overwrite_output_dir"):
+        train(replace(config, seed=7))
+    assert checksum(first.model_dir / "model.safetensors") == before
+    train(replace(config, seed=7, overwrite_output_dir=True))
+    assert checksum(first.model_dir / "model.safetensors") != before
+    assert [path.name for path in first.model_dir.parent.iterdir()] == ["model"]
+
+
+def test_an_unfinished_run_of_other_settings_is_not_mixed_in(make_config):
+    config = make_config()
+    train(config, callbacks=[StopAt(3)])
+    with pytest.raises(InputError, match="unfinished .learning_rate: 0.001 there, 0.5 here"):
+        train(replace(config, learning_rate=0.5))
+    assert train(replace(config, reports_dir="elsewhere")).steps == 30  # changes nothing learned
+
+
+def test_an_output_folder_of_something_else_is_refused(make_config):
+    folder = Path(make_config().output_dir)
+    folder.mkdir()
+    (folder / "thesis.tex").write_text("years of work")
+    with pytest.raises(InputError, match="holds something else"):
+        train(make_config())
+    assert (folder / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_disk_that_cannot_be_written_is_explained(make_config, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(InputError, match="cannot write .*file"):
+        train(make_config(output_dir=str(tmp_path / "file" / "model")))
+
+
+def test_max_length_over_the_models_is_explained(make_config):
+    with pytest.raises(InputError, match="max_length is 65, but .* at most 64"):
+        train(make_config(max_length=65))
+
+
+def test_one_process_where_several_were_asked_for_is_noticed(monkeypatch, make_config):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")  # what accelerate launch leaves
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(InputError, match="started 1; on CPUs use .*torchrun"):
+        train(make_config())
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    training._check_processes()
+
+
+def test_two_processes_learn_what_one_learns(make_config, tmp_path):
+    """Dropout off: the same papers in the same steps, so the same weights up to rounding."""
+    config = make_config(dropout=0.0, max_steps=8, num_train_epochs=1, eval_steps=4)
+    alone = train(config)
+    keys = {"data_path": config.data_path, "model_name_or_path": config.model_name_or_path,
+            "output_dir": str(tmp_path / "two"), "reports_dir": str(tmp_path / "reports"),
+            "dropout": 0.0, "max_steps": 8, "eval_steps": 4, "max_length": 32, "bf16": False,
+            "learning_rate": 1e-3, "report_to": "none"}
+    (tmp_path / "two.json").write_text(json.dumps(keys))
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port",
+         "29617", str(ROOT / "scripts" / "train.py"), "--config", str(tmp_path / "two.json")],
+        capture_output=True, text=True)
+    assert done.returncode == 0, [
+        line for line in done.stderr.splitlines() if "error" in line]
+    assert "2 process(es)" in done.stderr
+    one, two = weights(alone.model_dir), weights(tmp_path / "two")
+    assert max((one[name] - two[name]).abs().max().item() for name in one) < 1e-5
+    metrics = json.loads((tmp_path / "two" / "metrics.json").read_text())["validation"]
+    assert metrics["accuracy"] == alone.metrics["accuracy"]
