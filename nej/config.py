@@ -30,6 +30,7 @@ BOUNDS = {
     "early_stopping_patience": (1, math.inf), "dataloader_num_workers": (0, 256),
     "seed": (0, 2**32 - 1),
 }
+LARGEST = 2**63  # no number of a config is as large
 
 
 def _key(default: Any, help: str) -> Any:
@@ -163,9 +164,11 @@ def _checked_type(key: str, value: Any, where: str) -> Any:
         choices = get_args(option)
         if option is type(None) and value is None:
             return value
-        if option is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-            return float(value)
-        if option in (int, str, bool) and type(value) is option:
+        if type(value) is int and option in (int, float) and abs(value) < LARGEST:
+            return option(value)
+        if option is float and type(value) is float:
+            return value
+        if option in (str, bool) and type(value) is option:
             return value
         if option == list[str] and isinstance(value, list) and value and (
                 all(isinstance(item, str) for item in value)):
@@ -213,21 +216,22 @@ def _parse_overrides(arguments: list[str]) -> dict[str, Any]:
         if argument.startswith("--"):
             _known(argument[2:].partition("=")[0], "command line")
         raise InputError(f"command line: found {argument!r} where a --key should be")
-    return {key: None if value == [None] else value for key, value in vars(known).items()}
+    values = {key: None if value == [None] else value for key, value in vars(known).items()}
+    return {key: _checked_type(key, value, "command line") for key, value in values.items()}
 
 
 def _check_values(config: Config) -> None:
     for key, (low, high) in BOUNDS.items():
         value = getattr(config, key)
-        if value is not None and not (low <= value <= high and math.isfinite(value)):
-            allowed = f"from {low:g} to {high:g}" if math.isfinite(high) else f"at least {low:g}"
-            raise InputError(f"{key} is {value:g}; it must be {allowed}")
+        if value is not None and not (low <= value <= high and value < math.inf):
+            allowed = f"from {low} to {high}" if high < math.inf else f"at least {low}"
+            raise InputError(f"{key} is {value}; it must be {allowed}")
     for key in OVER_ZERO:
-        if not (getattr(config, key) > 0 and math.isfinite(getattr(config, key))):
-            raise InputError(f"{key} is {getattr(config, key):g}; it must be over 0")
+        if not 0 < getattr(config, key) < math.inf:
+            raise InputError(f"{key} is {getattr(config, key)}; it must be over 0")
     for key in ("eval_steps", "logging_steps", "warmup_steps"):
         value = getattr(config, key)
         if value >= 1 and value != int(value):
-            raise InputError(f"{key} is {value:g}; it must be a whole number, or a share under 1")
+            raise InputError(f"{key} is {value}; it must be a whole number, or a share under 1")
     if config.max_steps == 0:
         raise InputError("max_steps is 0; it must be over 0, or -1 to go by num_train_epochs")

@@ -116,6 +116,9 @@ def choose_categories(labels: pa.ChunkedArray, config: Config) -> list[str]:
         largest = largest[:config.top_k]
     names = sorted(largest)
     if config.other_categories == "gather" and len(names) < len(counts):
+        if OTHER in names:
+            raise InputError(f"other_categories: {config.data_path} has a category {OTHER!r} of "
+                             "its own; drop the others, or rename it")
         names.append(OTHER)
     if len(names) < 2:
         raise InputError(
@@ -147,7 +150,7 @@ def tokenize(
 def _labelled(papers: pa.Table, names: list[str], config: Config) -> pa.Table:
     """Return id, text and label (an index into `names`), without the papers of no class."""
     label = pc.index_in(papers[config.label_column], value_set=pa.array(names))
-    if names[-1] == OTHER:
+    if config.other_categories == "gather":
         label = pc.fill_null(label, len(names) - 1)
     table = pa.table({
         "id": papers["id"], "text": texts(papers, config.text_fields),

@@ -31,10 +31,13 @@ def replacing(target: Path) -> Iterator[Path]:
         _flush(aside / target.name)
         if target.is_dir():  # a folder cannot be renamed onto a full one
             os.rename(target, aside / "old")
-        os.replace(aside / target.name, target)
-    except OSError as error:
-        if isinstance(error, InputError):
+        try:
+            os.replace(aside / target.name, target)
+        except OSError:
+            if (aside / "old").exists():
+                os.rename(aside / "old", target)
             raise
+    except OSError as error:
         raise InputError(
             f"cannot write {target}: {error.strerror or error}; "
             "free some space or name another place"

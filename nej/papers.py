@@ -4,6 +4,7 @@ import csv
 import logging
 import shutil
 import zipfile
+import zlib
 from pathlib import Path
 
 import pyarrow as pa
@@ -38,7 +39,7 @@ def install_csv(source: Path, target: Path) -> None:
         else:
             path = source
             if source.is_dir():
-                path = source / _only_csv([p.name for p in source.iterdir()], source)
+                path = source / _only_csv([p.name for p in source.iterdir() if p.is_file()], source)
             elif source.suffix == ".zip":
                 raise InputError(f"SOURCE: {source} is not a whole zip; download it again")
             shutil.copyfile(path, aside)
@@ -51,12 +52,13 @@ def _extract_csv(source: Path, target: Path) -> None:
             member = _only_csv(archive.namelist(), source)
             with archive.open(member) as packed, open(target, "wb") as unpacked:
                 shutil.copyfileobj(packed, unpacked, BLOCK_BYTES)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise InputError(f"SOURCE: {source} is broken ({error}); download it again") from error
 
 
 def _only_csv(names: list[str], source: Path) -> str:
-    found = [name for name in names if name.lower().endswith(".csv")]
+    found = [name for name in names  # macOS puts a shadow of each file into its zips
+             if name.lower().endswith(".csv") and not name.startswith("__MACOSX/")]
     if len(found) != 1:
         raise InputError(f"SOURCE: {source} holds {len(found)} CSV files {found[:5]}, and nej "
                          "needs exactly one; name the CSV itself")
@@ -75,8 +77,8 @@ def check_header(path: Path, *, named: Path | None = None) -> None:
     """Raise InputError if the CSV at `path` (spoken of as `named`) lacks a column nej reads."""
     named = named or path
     try:
-        with open(path, encoding="utf-8-sig", newline="") as handle:
-            header = next(csv.reader([handle.readline(1 << 16)]), [])
+        with open(path, "rb") as handle:
+            header = next(csv.reader([handle.readline(1 << 16).decode("utf-8-sig")]), [])
     except UnicodeDecodeError as error:
         raise InputError(f"{named}: row 1 is not UTF-8 ({error.reason} at byte {error.start}); "
                          "save the file as UTF-8") from error
@@ -102,7 +104,8 @@ def read_papers(path: Path) -> pa.Table:
     """
     check_header(require(path))
     try:
-        table = pa.Table.from_batches(list(_batches(path)))
+        table = pa.Table.from_batches(
+            list(_batches(path)), pa.schema([(column, pa.string()) for column in COLUMNS]))
     except pa.ArrowInvalid as error:
         raise InputError(f"{path}: {_explain(path, str(error))}") from error
     rows = len(table)
@@ -142,13 +145,14 @@ def _batches(path: Path):
 
 
 def _collapse_spaces(texts: pa.Array) -> pa.Array:
-    return pc.utf8_trim_whitespace(pc.replace_substring_regex(texts, r"\s+", " "))
+    return pc.utf8_trim_whitespace(pc.replace_substring_regex(texts, r"[\s\p{Z}]+", " "))
 
 
 def _explain(path: Path, error: str) -> str:
     """Say what Arrow's `error` means and what to do."""
     if "UTF8" not in error:
-        return f"{' '.join(error.split())[:200]}; correct or delete the row (the header is row 1)"
+        return (f"{' '.join(error.split())[:200]}; correct or delete the row (the header is row "
+                "1, blank lines do not count)")
     with open(path, "rb") as handle:
         for number, line in enumerate(handle, 1):
             try:
@@ -161,7 +165,7 @@ def _explain(path: Path, error: str) -> str:
 
 def _newest_versions(table: pa.Table) -> pa.Table:
     """Strip the version from each id and keep the row with the highest one, in the file's order."""
-    parts = pc.extract_regex(table["id"], r"^(?P<paper>.+?)(?:v(?P<version>[0-9]+))?$")
+    parts = pc.extract_regex(table["id"], r"^(?P<paper>.+?)(?:v(?P<version>[0-9]{1,4}))?$")
     version = pc.struct_field(parts, "version")
     keys = pa.table({
         "paper": pc.struct_field(parts, "paper"),
