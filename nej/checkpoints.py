@@ -1,13 +1,79 @@
-"""Checkpoints of an unfinished run: which of them can be gone on from."""
+"""Unfinished runs: whose folder it is, and which checkpoint can be gone on from."""
 
+import dataclasses
 import json
 import logging
+import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
+from accelerate import PartialState
 from safetensors import SafetensorError, safe_open
 
+from nej import InputError
+from nej.config import Config
+from nej.files import checksum, write_json
+from nej.papers import require
+
 logger = logging.getLogger(__name__)
+
+CONFIG_FILE = "training_config.json"
+# keys that do not change what is learned: an unfinished run goes on under other values of these
+FREE_KEYS = {"data_path", "output_dir", "overwrite_output_dir", "report_to", "run_name", "reports_dir",
+             "do_predict", "dataloader_num_workers"}
+
+
+def claim_output_dir(config: Config) -> tuple[Path, Path | None]:
+    """Make sure that output_dir is free or holds this run unfinished, and mark it as taken.
+
+    Returns:
+        The folder that the run works in, and the checkpoint to go on from, None for the beginning.
+
+    Raises:
+        InputError: a finished run, another run or something else is there; it cannot be written.
+    """
+    model_dir = Path(config.output_dir)
+    work_dir = model_dir.with_name(model_dir.name + ".partial")
+    if (model_dir / CONFIG_FILE).exists() and not config.overwrite_output_dir:
+        raise InputError(
+            f"output_dir: {model_dir} holds a finished run (scripts/evaluate.py judges it); name "
+            "another --output_dir, or replace it with --overwrite_output_dir true")
+    if model_dir.exists() and not (model_dir / CONFIG_FILE).exists() and (
+            not model_dir.is_dir() or any(model_dir.iterdir())):
+        raise InputError(f"output_dir: {model_dir} holds something else than a run of nej, which "
+                         "is never replaced; name another --output_dir")
+    run = dataclasses.asdict(config) | {"data's sha256": checksum(require(Path(config.data_path)))}
+    record = work_dir / "checkpoints" / "run.json"
+    changed, checkpoint = [], None
+    if work_dir.exists():
+        changed = _changes(record, run)
+        if changed and not config.overwrite_output_dir:
+            raise InputError(
+                f"output_dir: {work_dir} holds another run, unfinished ({', '.join(changed)}); go "
+                "on with its settings, name another --output_dir, or discard it with "
+                "--overwrite_output_dir true")
+        if not changed:
+            checkpoint = newest_intact(work_dir / "checkpoints")
+            logger.info("going on from %s", checkpoint or "the beginning: no checkpoint yet")
+    state = PartialState()
+    state.wait_for_everyone()  # all processes have looked before one of them writes
+    if state.is_main_process:
+        if changed:
+            shutil.rmtree(work_dir)
+        write_json(record, run)
+    state.wait_for_everyone()
+    return work_dir, checkpoint
+
+
+def _changes(record: Path, run: dict[str, Any]) -> list[str]:
+    """Return what differs from the unfinished run that `record` tells of."""
+    try:
+        before = json.loads(record.read_text("utf-8"))
+    except (OSError, ValueError):
+        return [f"no {record.name} in it"]
+    return [f"{key}: {before.get(key)!r} there, {value!r} here"
+            for key, value in run.items() if key not in FREE_KEYS and before.get(key) != value]
 
 
 def newest_intact(folder: Path) -> Path | None:

@@ -19,12 +19,13 @@ from transformers import DistilBertForSequenceClassification
 
 from nej import InputError
 from nej.batching import collate
+from nej.checkpoints import CONFIG_FILE
 from nej.config import Config, load_config
 from nej.dataset import cache_folder, load_dataset
 from nej.files import checksum, replacing, write_json
 from nej.metrics import all_metrics
 from nej.model import load_classifier, load_tokenizer
-from nej.training import CONFIG_FILE, has_bf16
+from nej.training import has_bf16
 
 logger = logging.getLogger(__name__)
 

@@ -1,5 +1,6 @@
 """Files that are whole or absent: written aside, flushed, renamed."""
 
+import errno
 import hashlib
 import json
 import os
@@ -10,7 +11,29 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from nej import InputError
+
+
+# what a disk says that is full, over its quota, read-only, broken or somebody else's
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.EACCES,
+                errno.EPERM}
+
+
+@contextmanager
+def explained_writes(target: Path) -> Iterator[None]:
+    """Turn a disk's errors inside the block, also those that torch wraps, into an InputError."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        text = str(error)
+        wrapped = "PytorchStreamWriter" in text or "I/O error" in text
+        if not wrapped and getattr(error, "errno", None) not in _DISK_ERRORS:
+            raise
+        reason = getattr(error, "strerror", None) or text.splitlines()[0][:160]
+        raise InputError(f"cannot write {target}: {reason}; free some space or name another "
+                         "place, and give the same command again") from error
 
 
 @contextmanager

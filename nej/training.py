@@ -1,7 +1,6 @@
 """Training: from a config to a finished model directory."""
 
 import dataclasses
-import json
 import logging
 import math
 import os
@@ -28,19 +27,14 @@ from transformers import (
 
 from nej import InputError
 from nej.batching import IGNORED, StepBatchSampler, collate, micro_batches_per_step
-from nej.checkpoints import newest_intact
+from nej.checkpoints import CONFIG_FILE, claim_output_dir
 from nej.config import Config
 from nej.dataset import load_dataset
-from nej.files import write_json
+from nej.files import explained_writes, write_json
 from nej.metrics import validation_metrics
 from nej.model import load_classifier, load_tokenizer
 
 logger = logging.getLogger(__name__)
-
-CONFIG_FILE = "training_config.json"
-# keys that do not change what is learned: an unfinished run goes on under other values of these
-FREE_KEYS = {"output_dir", "overwrite_output_dir", "report_to", "run_name", "reports_dir",
-             "do_predict", "dataloader_num_workers"}
 
 
 @dataclass(frozen=True)
@@ -76,8 +70,7 @@ def train(
     _check_processes()
     device = _prepare_device(config)
     model_dir = Path(config.output_dir)
-    work_dir = model_dir.with_name(model_dir.name + ".partial")
-    checkpoint = _claim(work_dir, config)
+    work_dir, checkpoint = claim_output_dir(config)
     set_seed(config.seed)
     tokenizer = load_tokenizer(config.model_name_or_path)
     rates = {} if config.dropout is None else dict.fromkeys(
@@ -94,7 +87,7 @@ def train(
     trainer = PaperTrainer(config, model, tokenizer, dataset, work_dir)
     for callback in callbacks:
         trainer.add_callback(callback)
-    with _stop_on_signal(trainer):
+    with explained_writes(work_dir), _stop_on_signal(trainer):
         start = time.perf_counter()
         trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
         seconds = time.perf_counter() - start
@@ -107,7 +100,8 @@ def train(
         papers={name: len(split) for name, split in dataset.items()},
         interrupted=trainer.stop_requested)
     if PartialState().is_main_process and not result.interrupted:
-        _write_model_dir(trainer, tokenizer, work_dir, result, finish)
+        with explained_writes(work_dir):
+            _write_model_dir(trainer, tokenizer, work_dir, result, finish)
     PartialState().wait_for_everyone()
     return result
 
@@ -289,67 +283,20 @@ def _check_max_length(config: Config, tokenizer: PreTrainedTokenizerBase) -> Non
             f"{tokenizer.model_max_length} tokens; lower max_length")
 
 
-def _claim(work_dir: Path, config: Config) -> Path | None:
-    """Make sure that output_dir is free, or holds this run unfinished; return its checkpoint."""
-    model_dir = Path(config.output_dir)
-    if model_dir.exists() and not config.overwrite_output_dir:
-        kind = "something else"
-        if (model_dir / CONFIG_FILE).exists():
-            kind = "a finished run (scripts/evaluate.py judges it)"
-        raise InputError(
-            f"output_dir: {model_dir} holds {kind}; name another --output_dir, or replace it with "
-            "--overwrite_output_dir true")
-    settings = dataclasses.asdict(config)
-    changed, checkpoint = [], None
-    if work_dir.exists():
-        changed = _changed_keys(work_dir / CONFIG_FILE, settings)
-        if changed and not config.overwrite_output_dir:
-            raise InputError(
-                f"output_dir: {work_dir} holds another run, unfinished ({', '.join(changed)}); go "
-                "on with its settings, name another --output_dir, or discard it with "
-                "--overwrite_output_dir true")
-        if not changed:
-            checkpoint = newest_intact(work_dir / "checkpoints")
-            logger.info("going on from %s", checkpoint or "the beginning: no checkpoint yet")
-    state = PartialState()
-    state.wait_for_everyone()  # all processes have looked before one of them writes
-    if state.is_main_process:
-        if changed:
-            shutil.rmtree(work_dir)
-        write_json(work_dir / CONFIG_FILE, settings)
-    state.wait_for_everyone()
-    return checkpoint
-
-
-def _changed_keys(path: Path, settings: dict[str, Any]) -> list[str]:
-    try:
-        before = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return [f"no {CONFIG_FILE} in it"]
-    return [f"{key}: {before.get(key)!r} there, {value!r} here"
-            for key, value in settings.items()
-            if key not in FREE_KEYS and before.get(key) != value]
-
-
 def _write_model_dir(trainer: PaperTrainer, tokenizer: PreTrainedTokenizerBase, work_dir: Path,
                      result: TrainingResult, finish: Callable | None) -> None:
     """Fill the work folder with a complete model and give it its name."""
-    try:
-        trainer.model.save_pretrained(work_dir)
-        tokenizer.save_pretrained(work_dir)
-        trainer.state.save_to_json(str(work_dir / "trainer_state.json"))
-        write_json(work_dir / "metrics.json", {"validation": result.metrics})
-        if finish is not None:
-            finish(work_dir, result)
-        shutil.rmtree(work_dir / "checkpoints", ignore_errors=True)
-        if result.model_dir.exists():
-            replaced = result.model_dir.with_name(result.model_dir.name + ".replaced")
-            shutil.rmtree(replaced, ignore_errors=True)
-            result.model_dir.rename(replaced)
-            work_dir.rename(result.model_dir)
-            shutil.rmtree(replaced)
-        else:
-            work_dir.rename(result.model_dir)
-    except OSError as error:
-        raise InputError(f"cannot write {work_dir}: {error.strerror or error}; free some space and "
-                         "give the same command again") from error
+    write_json(work_dir / CONFIG_FILE, dataclasses.asdict(trainer.config))
+    trainer.model.save_pretrained(work_dir)
+    tokenizer.save_pretrained(work_dir)
+    trainer.state.save_to_json(str(work_dir / "trainer_state.json"))
+    write_json(work_dir / "metrics.json", {"validation": result.metrics})
+    if finish is not None:
+        finish(work_dir, result)
+    replaced = result.model_dir.with_name(result.model_dir.name + ".replaced")
+    shutil.rmtree(replaced, ignore_errors=True)
+    if result.model_dir.exists():
+        result.model_dir.rename(replaced)
+    work_dir.rename(result.model_dir)
+    for folder in (replaced, result.model_dir / "checkpoints"):  # last: a kill loses nothing
+        shutil.rmtree(folder, ignore_errors=True)

@@ -360,7 +360,8 @@ def _whole_number(low: int, high: int) -> Callable[[str], int]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = _Parser(description=__doc__.splitlines()[0])
+    parser = _Parser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--papers", type=_whole_number(1, MAX_PAPERS), required=True,
                         help="number of rows, duplicates included")
     parser.add_argument("--seed", type=_whole_number(0, 2**63 - 1), required=True)

@@ -1,5 +1,6 @@
 """Training ends with a complete model, the same one each time, also after a stop."""
 
+import errno
 import json
 import os
 import signal
@@ -196,20 +197,41 @@ def test_another_run_in_the_output_folder_is_not_touched(make_config):
     assert [path.name for path in first.model_dir.parent.iterdir()] == ["model"]
 
 
-def test_an_unfinished_run_of_other_settings_is_not_mixed_in(make_config):
+def test_an_unfinished_run_of_other_settings_is_not_mixed_in(make_config, tmp_path):
     config = make_config()
     train(config, callbacks=[StopAt(3)])
     with pytest.raises(InputError, match="unfinished .learning_rate: 0.001 there, 0.5 here"):
         train(replace(config, learning_rate=0.5))
+    other = tmp_path / "other.csv"
+    other.write_bytes(Path(config.data_path).read_bytes().replace(b"2021", b"2022"))
+    with pytest.raises(InputError, match="data's sha256"):
+        train(replace(config, data_path=str(other)))
     assert train(replace(config, reports_dir="elsewhere")).steps == 30  # changes nothing learned
+
+
+def test_a_full_disk_is_explained_and_the_run_goes_on_once_there_is_room(make_config, monkeypatch):
+    config = make_config()
+    save = PaperTrainer._save_checkpoint
+
+    def full(trainer, *arguments, **kwargs):
+        if trainer.state.global_step > 10:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(trainer, *arguments, **kwargs)
+    with monkeypatch.context() as patch:
+        patch.setattr(PaperTrainer, "_save_checkpoint", full)
+        with pytest.raises(InputError, match="No space left on device; free some space"):
+            train(config)
+    assert not Path(config.output_dir).exists()
+    assert train(config).steps == 30
 
 
 def test_an_output_folder_of_something_else_is_refused(make_config):
     folder = Path(make_config().output_dir)
     folder.mkdir()
     (folder / "thesis.tex").write_text("years of work")
-    with pytest.raises(InputError, match="holds something else"):
-        train(make_config())
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match="holds something else"):
+            train(make_config(overwrite_output_dir=overwrite))
     assert (folder / "thesis.tex").read_text() == "years of work"
 
 
