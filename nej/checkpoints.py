@@ -20,8 +20,8 @@ logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "training_config.json"
 # keys that do not change what is learned: an unfinished run goes on under other values of these
-FREE_KEYS = {"data_path", "output_dir", "overwrite_output_dir", "report_to", "run_name", "reports_dir",
-             "do_predict", "dataloader_num_workers"}
+FREE_KEYS = {"data_path", "output_dir", "overwrite_output_dir", "report_to", "run_name",
+             "reports_dir", "do_predict", "dataloader_num_workers"}
 
 
 def claim_output_dir(config: Config) -> tuple[Path, Path | None]:
