@@ -1,7 +1,7 @@
 """Fine-tune DistilBERT to sort arXiv papers into categories, the same for everyone.
 
 The modules, in the order in which data flows: config, files, papers, splits, dataset, model,
-batching, checkpoints, training; then, from a model directory: metrics, evaluation, figures,
+batching, checkpoints, metrics, training; then, from a model directory: evaluation, figures,
 manifest, tracking.
 """
 

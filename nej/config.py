@@ -221,14 +221,14 @@ def _parse_overrides(arguments: list[str]) -> dict[str, Any]:
 
 
 def _check_values(config: Config) -> None:
+    for key in OVER_ZERO:
+        if not 0 < getattr(config, key) < math.inf:
+            raise InputError(f"{key} is {getattr(config, key)}; it must be over 0")
     for key, (low, high) in BOUNDS.items():
         value = getattr(config, key)
         if value is not None and not (low <= value <= high and value < math.inf):
             allowed = f"from {low} to {high}" if high < math.inf else f"at least {low}"
             raise InputError(f"{key} is {value}; it must be {allowed}")
-    for key in OVER_ZERO:
-        if not 0 < getattr(config, key) < math.inf:
-            raise InputError(f"{key} is {getattr(config, key)}; it must be over 0")
     for key in ("eval_steps", "logging_steps", "warmup_steps"):
         value = getattr(config, key)
         if value >= 1 and value != int(value):

@@ -25,7 +25,7 @@ from nej.dataset import cache_folder, load_dataset
 from nej.files import checksum, replacing, write_json
 from nej.metrics import all_metrics
 from nej.model import load_classifier, load_tokenizer
-from nej.training import has_bf16
+from nej.training import use_bf16
 
 logger = logging.getLogger(__name__)
 
@@ -70,8 +70,10 @@ def evaluate(model_dir: Path, *, data_path: Path | None = None) -> EvaluationRep
         raise InputError(f"{config.data_path}: its categories "
                          f"{dataset['test'].features['label'].names} are not the model's {names}; "
                          "name the data that the model was trained on")
-    model = load_classifier(str(model_dir)).eval()
-    logits = {split: predict_logits(model, dataset[split], pad_token_id=tokenizer.pad_token_id)
+    device = "cuda" if torch.cuda.is_available() and not config.use_cpu else "cpu"
+    model = load_classifier(str(model_dir)).eval().to(device)
+    logits = {split: predict_logits(model, dataset[split], pad_token_id=tokenizer.pad_token_id,
+                                    bf16=use_bf16(config, device))
               for split in ("validation", "test")}
     labels = {split: np.asarray(dataset[split]["label"]) for split in logits}
     temperature = fit_temperature(logits["validation"], labels["validation"])
@@ -104,7 +106,8 @@ def write_card(model_dir: Path) -> None:
     table = "\n".join(f"| {name} | {found['accuracy']:.3f} | {found['macro_f1']:.3f} |"
                       for name, found in rows)
     classes = ", ".join(parts["config"]["id2label"].values())
-    papers = manifest["data"]["papers"]
+    papers = manifest["papers"]
+    since = " since the run was last resumed" if manifest["resumed"] else ""
     card = f"""---
 library_name: transformers
 pipeline_tag: text-classification
@@ -121,7 +124,7 @@ A DistilBERT that sorts arXiv papers into {len(parts['config']['id2label'])} cat
 
 - Made from `{config['model_name_or_path']}` with {papers['train']:,} papers of
   `{config['data_path']}` (md5 {manifest['data']['md5']}), {manifest['steps']:,} optimizer steps,
-  {manifest['training_seconds'] / 60:.1f} minutes on {manifest['device']}.
+  {manifest['training_seconds'] / 60:.1f} minutes on {manifest['device']}{since}.
 - It reads the first {config['max_length']} tokens. Test papers: {papers['test']:,}, chosen by the
   hash of their id.
 - All settings are in `training_config.json`; what made the model is in `manifest.json`. To make it
@@ -135,18 +138,17 @@ A DistilBERT that sorts arXiv papers into {len(parts['config']['id2label'])} cat
 
 
 def predict_logits(model: DistilBertForSequenceClassification, papers: datasets.Dataset, *,
-                   pad_token_id: int) -> np.ndarray:
+                   pad_token_id: int, bf16: bool) -> np.ndarray:
     """Return the logits of tokenized papers, float32 (papers, classes), in their order.
 
-    Papers of like length share a batch; bfloat16 where the device has it, as in training.
+    Papers of like length share a batch. The model computes where it is, in bfloat16 if wanted.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = model.to(device)
+    device = model.device
     order = np.argsort(-np.asarray(papers["length"]), kind="stable")
     columns = papers.select_columns(["input_ids", "label"])
     logits = np.empty((len(papers), model.config.num_labels), dtype=np.float32)
     starts = range(0, len(order), BATCH_PAPERS)
-    with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=has_bf16()):
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         for start in tqdm(starts, desc="Predict", disable=None):
             rows = order[start:start + BATCH_PAPERS]
             batch = collate([columns[int(row)] for row in rows], pad_token_id=pad_token_id)

@@ -13,25 +13,37 @@ from accelerate import PartialState
 
 from nej.config import Config
 from nej.files import checksum, write_json
+from nej.papers import require
 from nej.training import TrainingResult
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "safetensors",
             "numpy", "scikit-learn", "evaluate", "pyarrow")
 
 
-def write_manifest(folder: Path, config: Config, result: TrainingResult) -> None:
+def origin(config: Config) -> dict[str, Any]:
+    """Return the code's and the data's versions; ask before training, while they are so.
+
+    Raises:
+        InputError: there is no data.
+    """
+    return {"command": sys.argv, "git": _git(), "data": {
+        "path": config.data_path, "md5": checksum(require(Path(config.data_path)), "md5")}}
+
+
+def write_manifest(
+    folder: Path, config: Config, result: TrainingResult, origin: dict[str, Any]
+) -> None:
     """Write manifest.json into the model directory that lies at `folder`."""
     state = PartialState()
     write_json(folder / "manifest.json", {
+        **origin,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": sys.argv,
-        "git": _git(),
-        "data": {"path": config.data_path, "md5": checksum(Path(config.data_path), "md5"),
-                 "papers": result.papers},
+        "papers": result.papers,
         "starting_checkpoint": config.model_name_or_path,
         "seed": config.seed,
         "steps": result.steps,
         "training_seconds": round(result.seconds, 1),
+        "resumed": result.resumed,  # then the seconds are those since
         "device": _device_name(),
         "processes": state.num_processes,
         "threads": torch.get_num_threads(),

@@ -13,6 +13,7 @@ from urllib.request import getproxies
 
 import torch
 from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from transformers import (
     AutoConfig, AutoTokenizer, BertTokenizer, DistilBertConfig, DistilBertForSequenceClassification,
@@ -108,7 +109,7 @@ def reachable(url: str) -> bool:
     """Return whether the host of `url` takes connections, or a proxy stands before it."""
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
-    if getproxies():
+    if parts.scheme in getproxies():
         return True
     try:
         socket.create_connection((parts.hostname, port), timeout=TIMEOUT_SECONDS).close()
@@ -132,7 +133,8 @@ class _explained:
         return self
 
     def __exit__(self, kind, error, traceback):
-        if not isinstance(error, (OSError, ValueError)) or isinstance(error, InputError):
+        if isinstance(error, InputError) or not isinstance(
+                error, (OSError, ValueError, RuntimeError, SafetensorError)):
             return
         if Path(self.name) == STARTER:
             remedy = "run `make starter` to build it"
@@ -216,9 +218,10 @@ def _is_built(output: Path) -> bool:
     try:
         complete = json.loads((output / "config.json").read_text())["model_type"] == "distilbert"
         named = STARTER_SHA256["model.safetensors"] in (output / "README.md").read_text()
-    except (OSError, ValueError, KeyError):
+        with safe_open(output / "model.safetensors", "pt"):  # fails if the file is cut off
+            return complete and named
+    except (OSError, ValueError, KeyError, SafetensorError):
         return False
-    return complete and named and (output / "model.safetensors").exists()
 
 
 def _starter_files(source: Path | None, scratch: Path) -> dict[str, Path]:

@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import os
 import shutil
 import zipfile
 import zlib
@@ -33,6 +34,8 @@ def install_csv(source: Path, target: Path) -> None:
     """
     if not source.exists():
         raise InputError(f"SOURCE: nothing at {source}; name a zip, a CSV or a folder")
+    if not os.access(source, os.R_OK):
+        raise InputError(f"SOURCE: {source} may not be read; change its permissions")
     with replacing(target) as aside:
         if zipfile.is_zipfile(source):
             _extract_csv(source, aside)
@@ -70,6 +73,8 @@ def require(path: Path) -> Path:
     if not path.is_file():
         raise InputError(f"data_path: no file {path}; `make data SOURCE=...` puts Kaggle's file in "
                          "place as data/arxiv.csv, `dvc pull data/sample.csv.dvc` the sample")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"data_path: {path} may not be read; change its permissions")
     return path
 
 

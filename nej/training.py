@@ -18,11 +18,12 @@ import datasets
 import numpy as np
 import torch
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from transformers import (
     EarlyStoppingCallback, EvalPrediction, PreTrainedTokenizerBase, Trainer, TrainerCallback,
-    TrainingArguments, set_seed,
+    TrainerState, TrainingArguments, set_seed,
 )
 
 from nej import InputError
@@ -47,6 +48,7 @@ class TrainingResult:
     seconds: float  # of this process, stepping, validating and saving
     papers: dict[str, int]  # in each split
     interrupted: bool
+    resumed: bool
 
 
 def train(
@@ -75,13 +77,14 @@ def train(
     tokenizer = load_tokenizer(config.model_name_or_path)
     rates = {} if config.dropout is None else dict.fromkeys(
         ("dropout", "attention_dropout", "seq_classif_dropout"), config.dropout)
-    _check_max_length(config, tokenizer)
+    _check_max_length(config, tokenizer.model_max_length)
     with PartialState().local_main_process_first():  # the others find it in the cache
         dataset = load_dataset(config, tokenizer)
     model = load_classifier(
         config.model_name_or_path, labels=dataset["train"].features["label"].names,
         attn_implementation=config.attn_implementation or ("eager" if device == "cpu" else "sdpa"),
         **rates)
+    _check_max_length(config, model.config.max_position_embeddings)
     if config.freeze_embeddings:
         model.distilbert.embeddings.requires_grad_(False)
     mark_unfinished(work_dir, config, clear=checkpoint is None)
@@ -90,7 +93,8 @@ def train(
         trainer.add_callback(callback)
     with explained_writes(work_dir), _stop_on_signal(trainer):
         start = time.perf_counter()
-        trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+        if not trainer.is_finished(checkpoint):
+            trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
         seconds = time.perf_counter() - start
     best = max((log for log in trainer.state.log_history if "eval_macro_f1" in log),
                key=lambda log: log["eval_macro_f1"], default={})
@@ -99,7 +103,7 @@ def train(
         metrics={key.removeprefix("eval_"): best[f"eval_{key}"]
                  for key in ("accuracy", "macro_f1", "weighted_f1", "loss") if best},
         papers={name: len(split) for name, split in dataset.items()},
-        interrupted=trainer.stop_requested)
+        interrupted=trainer.interrupted, resumed=checkpoint is not None)
     if PartialState().is_main_process and not result.interrupted:
         with explained_writes(work_dir):
             _write_model_dir(trainer, tokenizer, work_dir, result, finish)
@@ -113,17 +117,18 @@ class PaperTrainer(Trainer):
     def __init__(self, config: Config, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase,
                  dataset: datasets.DatasetDict, work_dir: Path):
         self.config = config
-        self.stop_requested = False
+        self.stop_requested = self.interrupted = False
         labels = np.asarray(dataset["train"]["label"])
         names = dataset["train"].features["label"].names
-        callbacks = [_LastStep(self)]
+        callbacks = [_StopInOrder(self)]
         if config.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(config.early_stopping_patience))
         super().__init__(
             model=model, args=_training_arguments(config, len(labels), work_dir),
             data_collator=partial(collate, pad_token_id=tokenizer.pad_token_id),
             train_dataset=dataset["train"],
-            eval_dataset=dataset["validation"].sort("length"),  # neighbours pad each other little
+            eval_dataset=dataset["validation"].sort(  # neighbours pad each other little
+                "length", keep_in_memory=True),
             compute_loss_func=self.step_loss, callbacks=callbacks,
             compute_metrics=partial(_validate, num_classes=len(names)))
         self.paper_weights = None
@@ -131,6 +136,20 @@ class PaperTrainer(Trainer):
             counts = np.bincount(labels, minlength=len(names))
             self.paper_weights = torch.tensor(
                 len(labels) / (len(names) * counts), dtype=torch.float32, device=self.args.device)
+
+    def is_finished(self, checkpoint: Path | None) -> bool:
+        """Return whether `checkpoint` is that of the last step, and if so take its best model.
+
+        Trainer would train a step too many when the last step is not the last of an epoch.
+        """
+        if checkpoint is None:
+            return False
+        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        if state.global_step < state.max_steps:
+            return False
+        self.state = state
+        self._load_best_model()
+        return True
 
     def get_train_dataloader(self) -> DataLoader:
         """Return this process's micro-batches; see StepBatchSampler."""
@@ -164,18 +183,17 @@ class PaperTrainer(Trainer):
         return losses.sum() / num_items_in_batch
 
 
-class _LastStep(TrainerCallback):
-    """Validate and save after the last step too, and stop in order when a signal asked for it."""
+class _StopInOrder(TrainerCallback):
+    """When a signal asked for it, end the step with a checkpoint and stop."""
 
     def __init__(self, trainer: PaperTrainer):
         self.trainer = trainer
 
     def on_step_end(self, args, state, control, **kwargs):
-        if self._stop_wanted():
+        if state.global_step < state.max_steps and self._stop_wanted():
+            # a validation that is due after this step still happens: the best one counts
             control.should_save = control.should_training_stop = True
-            control.should_evaluate = False
-        elif state.global_step >= state.max_steps:
-            control.should_evaluate = control.should_save = True
+            self.trainer.interrupted = True
 
     def _stop_wanted(self) -> bool:
         if self.trainer.args.world_size > 1:  # all processes must leave at the same step
@@ -220,9 +238,9 @@ def _training_arguments(config: Config, papers: int, work_dir: Path) -> Training
     shared = {f.name for f in dataclasses.fields(Config)} & {
         f.name for f in dataclasses.fields(TrainingArguments)}
     same = {name: getattr(config, name) for name in shared}
-    bf16 = has_bf16() if config.bf16 is None else config.bf16
+    bf16 = use_bf16(config, PartialState().device.type)
     os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if bf16 else "no"  # over the launcher's
-    return TrainingArguments(**same | {
+    arguments = TrainingArguments(**same | {
         "output_dir": str(work_dir / "checkpoints"), "bf16": bf16, "use_cpu": on_cpu,
         "run_name": config.run_name or Path(config.output_dir).name,
         "per_device_train_batch_size": math.ceil(
@@ -234,8 +252,13 @@ def _training_arguments(config: Config, papers: int, work_dir: Path) -> Training
         "load_best_model_at_end": True, "metric_for_best_model": "macro_f1",
         "label_names": ["labels"], "ddp_find_unused_parameters": False,
         "label_smoothing_factor": 0.0,  # step_loss does it
+        "restore_callback_states_from_checkpoint": True,  # or early stopping forgets its count
+        "logging_nan_inf_filter": False,  # a run that diverged says so
         "disable_tqdm": not sys.stderr.isatty(),
     })
+    # one process takes one GPU: Trainer would otherwise wrap the model in DataParallel
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 def _validate(prediction: EvalPrediction, *, num_classes: int) -> dict[str, float]:
@@ -259,7 +282,8 @@ def _check_processes() -> None:
 
 def _prepare_device(config: Config) -> str:
     """Return the device's type, after setting what makes a GPU repeat its results."""
-    on_cpu = config.use_cpu or not torch.accelerator.is_available()
+    on_cpu = (config.use_cpu or parse_flag_from_env("ACCELERATE_USE_CPU")
+              or not torch.accelerator.is_available())
     state = PartialState(cpu=on_cpu)  # without saying so, torchrun's CPU processes stay alone
     if state.device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -270,18 +294,25 @@ def _prepare_device(config: Config) -> str:
     return state.device.type
 
 
-def has_bf16() -> bool:
-    """Return whether bfloat16 matrix products are in the hardware."""
-    if PartialState().device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+def use_bf16(config: Config, device: str) -> bool:
+    """Return whether to compute in bfloat16 on a device of this type ('cpu', 'cuda', ...).
+
+    Raises:
+        InputError: the config asks for it, and the GPU does not have it.
+    """
+    if device == "cuda":
+        there = torch.cuda.is_bf16_supported(including_emulation=False)
+        if config.bf16 and not there:
+            raise InputError("bf16 is true, but this GPU has no bfloat16; leave it null")
+    else:
+        there = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return there if config.bf16 is None else config.bf16
 
 
-def _check_max_length(config: Config, tokenizer: PreTrainedTokenizerBase) -> None:
-    if config.max_length > tokenizer.model_max_length:
-        raise InputError(
-            f"max_length is {config.max_length}, but {config.model_name_or_path} reads at most "
-            f"{tokenizer.model_max_length} tokens; lower max_length")
+def _check_max_length(config: Config, most: int) -> None:
+    if config.max_length > most:
+        raise InputError(f"max_length is {config.max_length}, but {config.model_name_or_path} "
+                         f"reads at most {most} tokens; lower max_length")
 
 
 def _write_model_dir(trainer: PaperTrainer, tokenizer: PreTrainedTokenizerBase, work_dir: Path,

@@ -1,7 +1,7 @@
 """Judge a model directory on its test papers, beside the baselines.
 
-    python scripts/evaluate.py models/starter-arxiv
-    python scripts/evaluate.py models/starter-arxiv --data_path elsewhere/arxiv.csv
+    python scripts/evaluate.py models/starter-top5
+    python scripts/evaluate.py models/starter-top5 --data_path elsewhere/arxiv.csv
 """
 
 import argparse

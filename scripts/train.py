@@ -27,11 +27,13 @@ def main(arguments: list[str]) -> int:
 
     from nej.evaluation import evaluate, write_card
     from nej.figures import draw_training_statistics
-    from nej.manifest import write_manifest
+    from nej.manifest import origin, write_manifest
     from nej.training import train
 
+    made_from = origin(config)
+
     def finish(folder, result):
-        write_manifest(folder, config, result)
+        write_manifest(folder, config, result, made_from)
         write_card(folder)
 
     callbacks = []

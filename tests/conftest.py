@@ -10,7 +10,7 @@ os.environ |= {
     "WANDB_SILENT": "true", "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
 }
-for name in ("HF_DATASETS_CACHE", "HF_DATASETS_OFFLINE", "WANDB_API_KEY", "NEJ_DEBUG"):
+for name in ("HF_DATASETS_CACHE", "HF_DATASETS_OFFLINE", "WANDB_API_KEY"):
     os.environ.pop(name, None)
 
 import re  # noqa: E402

@@ -13,7 +13,7 @@ from nej import InputError, evaluation
 from nej.dataset import load_dataset
 from nej.evaluation import evaluate, fit_temperature, predict_logits, write_card
 from nej.figures import draw_training_statistics
-from nej.manifest import write_manifest
+from nej.manifest import origin, write_manifest
 from nej.model import load_classifier, load_tokenizer
 from nej.training import train
 
@@ -24,7 +24,7 @@ def trained(make_config):
     config = make_config(top_k=3, num_train_epochs=1)
 
     def finish(folder, result):
-        write_manifest(folder, config, result)
+        write_manifest(folder, config, result, origin(config))
         write_card(folder)
     return config, train(config, finish=finish).model_dir
 
@@ -66,10 +66,9 @@ def test_logits_come_back_in_the_papers_order(trained):
     tokenizer = load_tokenizer(str(model_dir))
     papers = load_dataset(config, tokenizer)["train"]
     model = load_classifier(str(model_dir)).eval()
-    logits = predict_logits(model, papers, pad_token_id=tokenizer.pad_token_id)
+    logits = predict_logits(model, papers, pad_token_id=tokenizer.pad_token_id, bf16=True)
     for row in (0, 7, len(papers) - 1):
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16,
-                                                    enabled=evaluation.has_bf16()):
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
             alone = model(torch.tensor([papers[row]["input_ids"]])).logits[0].float()
         assert logits[row] == pytest.approx(alone.numpy(), abs=0.05)
 

@@ -20,7 +20,7 @@ from nej import InputError, training
 from nej.checkpoints import newest_intact
 from nej.evaluation import evaluate, write_card
 from nej.files import checksum
-from nej.manifest import write_manifest
+from nej.manifest import origin, write_manifest
 from nej.training import PaperTrainer, train
 
 COMMON = ["we", "show", "that", "the", "method", "is", "better", "than", "a", "model"]
@@ -61,7 +61,7 @@ def test_a_run_learns_and_its_model_directory_is_complete(make_config, easy_csv)
     config = make_config(data_path=str(easy_csv), num_train_epochs=6, learning_rate=5e-3)
 
     def finish(folder, result):
-        write_manifest(folder, config, result)
+        write_manifest(folder, config, result, origin(config))
         write_card(folder)
     result = train(config, finish=finish)
     evaluate(result.model_dir)
@@ -95,8 +95,15 @@ def test_the_same_command_twice_gives_the_same_weights(make_config, tmp_path, se
     assert not same(runs[0], weights(other.model_dir))
 
 
-@pytest.mark.parametrize("step, number", [(1, signal.SIGINT), (9, signal.SIGTERM),
-                                          (16, signal.SIGINT)])
+def validations(model_dir: Path) -> list[tuple[int, float]]:
+    """Return the steps of a run's validations and their macro F1."""
+    state = json.loads((model_dir / "trainer_state.json").read_text())
+    return [(log["step"], log["eval_macro_f1"]) for log in state["log_history"]
+            if "eval_macro_f1" in log]
+
+
+@pytest.mark.parametrize("step, number", [
+    (1, signal.SIGINT), (9, signal.SIGTERM), (16, signal.SIGINT), (29, signal.SIGINT)])
 def test_a_stopped_run_goes_on_to_the_same_weights(make_config, tmp_path, step, number):
     whole = train(make_config(output_dir=str(tmp_path / "whole")))
     config = make_config()
@@ -104,8 +111,46 @@ def test_a_stopped_run_goes_on_to_the_same_weights(make_config, tmp_path, step, 
     assert stopped.interrupted and stopped.steps == step
     assert not Path(config.output_dir).exists()
     ended = train(config)
-    assert not ended.interrupted and ended.steps == whole.steps
+    assert not ended.interrupted and ended.resumed and ended.steps == whole.steps
     assert same(weights(whole.model_dir), weights(ended.model_dir))
+    assert validations(whole.model_dir) == validations(ended.model_dir)
+
+
+def test_a_stop_in_a_step_that_validates_loses_no_validation(make_config, tmp_path):
+    settings = {"learning_rate": 0.02, "eval_steps": 2, "max_steps": 6}
+    whole = train(make_config(output_dir=str(tmp_path / "whole"), **settings))
+    for step in (2, 4):
+        config = make_config(output_dir=str(tmp_path / str(step)), **settings)
+        assert train(config, callbacks=[StopAt(step)]).interrupted
+        ended = train(config)
+        assert validations(whole.model_dir) == validations(ended.model_dir)
+        assert same(weights(whole.model_dir), weights(ended.model_dir))
+
+
+def test_a_signal_in_the_last_step_lets_the_run_finish(make_config):
+    result = train(make_config(max_steps=5), callbacks=[StopAt(5)])
+    assert not result.interrupted and result.steps == 5 and result.model_dir.exists()
+
+
+def test_a_run_that_was_killed_while_its_model_was_written_trains_no_step_more(make_config):
+    config = make_config(num_train_epochs=1.5, lr_scheduler_type="constant")
+    seen = []
+
+    def killed(folder, result):
+        seen.append(weights(folder))
+        raise SystemExit
+    with pytest.raises(SystemExit):
+        train(config, finish=killed)
+    result = train(config)
+    assert result.steps == 23 and same(seen[0], weights(result.model_dir))
+
+
+def test_early_stopping_counts_on_after_a_stop(make_config, tmp_path):
+    settings = {"learning_rate": 1e-9, "eval_steps": 2, "early_stopping_patience": 2}
+    whole = train(make_config(output_dir=str(tmp_path / "whole"), **settings))
+    config = make_config(**settings)
+    train(config, callbacks=[StopAt(5)])
+    assert train(config).steps == whole.steps < 30
 
 
 def test_a_broken_checkpoint_is_passed_over(make_config, caplog):
@@ -119,6 +164,9 @@ def test_a_broken_checkpoint_is_passed_over(make_config, caplog):
     older = newest_intact(folder)
     assert older is not None and older != newest
     assert "checkpoint-99 is passed over" in caplog.text
+    for content in (b"", b"garbage"):
+        (older / "optimizer.pt").write_bytes(content)
+        assert newest_intact(folder) not in (newest, older)
     assert train(config).steps == 30
 
 
@@ -266,8 +314,9 @@ def test_two_processes_learn_what_one_learns(make_config, tmp_path):
             "learning_rate": 1e-3, "report_to": "none"}
     (tmp_path / "two.json").write_text(json.dumps(keys))
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port",
-         "29617", str(ROOT / "scripts" / "train.py"), "--config", str(tmp_path / "two.json")],
+        [sys.executable, "-m", "torch.distributed.run", "--standalone",
+         "--nproc_per_node", "2", str(ROOT / "scripts" / "train.py"),
+         "--config", str(tmp_path / "two.json")],
         capture_output=True, text=True)
     assert done.returncode == 0, [
         line for line in done.stderr.splitlines() if "error" in line]
