@@ -127,8 +127,8 @@ class PaperTrainer(Trainer):
             model=model, args=_training_arguments(config, len(labels), work_dir),
             data_collator=partial(collate, pad_token_id=tokenizer.pad_token_id),
             train_dataset=dataset["train"],
-            eval_dataset=dataset["validation"].sort(  # neighbours pad each other little
-                "length", keep_in_memory=True),
+            eval_dataset=dataset["validation"].select(  # neighbours pad each other little
+                np.argsort(dataset["validation"]["length"], kind="stable"), keep_in_memory=True),
             compute_loss_func=self.step_loss, callbacks=callbacks,
             compute_metrics=partial(_validate, num_classes=len(names)))
         self.paper_weights = None
