@@ -29,6 +29,7 @@ def test_with_no_way_to_wandb_the_run_is_offline_and_one_line_says_how_to_send_i
     assert wandb.run.config["global_batch_size"] == tracked.global_batch_size
     assert wandb.run.config["learning_rate"] == tracked.learning_rate
     finish_run({"accuracy": 0.5, "per_class": {}})
+    wandb.teardown()  # as at the end of a script: what is left in its buffers is written
     lines = [record.message for record in caplog.records if "W&B" in record.message]
     assert len(lines) == 1 and "offline (no way to http://127.0.0.1:9)" in lines[0]
     folder = lines[0].split("wandb sync ")[1]
