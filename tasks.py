@@ -85,5 +85,5 @@ def lint(context):
 
 @task
 def test(context, args=ARGS):
-    """Run the tests, offline."""
+    """Run the tests."""
     _run("python", "-m", "pytest", *split(args))
