@@ -65,8 +65,8 @@ def collate(papers: list[dict], *, pad_token_id: int) -> dict[str, torch.Tensor]
     """Pad papers to the longest of them.
 
     Returns:
-        input_ids and attention_mask (papers, tokens), labels (papers,), all int64. No papers give
-        one empty paper whose label is IGNORED.
+        input_ids and attention_mask (papers, tokens), all int64, and `targets`. No papers give one
+        empty paper whose label is IGNORED.
     """
     if not papers:
         papers = [{"input_ids": [pad_token_id], "label": IGNORED}]
@@ -76,5 +76,13 @@ def collate(papers: list[dict], *, pad_token_id: int) -> dict[str, torch.Tensor]
     for row, paper in enumerate(papers):
         input_ids[row, :len(paper["input_ids"])] = torch.as_tensor(paper["input_ids"])
         attention_mask[row, :len(paper["input_ids"])] = 1
-    labels = torch.tensor([paper["label"] for paper in papers])
-    return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+    return targets(papers) | {"input_ids": input_ids, "attention_mask": attention_mask}
+
+
+def targets(papers: list[dict]) -> dict[str, torch.Tensor]:
+    """Return labels (papers,) int64 and, if there are, soft_labels (papers, classes) float32."""
+    batch = {"labels": torch.tensor([paper["label"] for paper in papers])}
+    if "soft_label" in papers[0]:
+        batch["soft_labels"] = torch.tensor(
+            np.stack([paper["soft_label"] for paper in papers]), dtype=torch.float32)
+    return batch

@@ -23,10 +23,11 @@ OVER_ZERO = ("learning_rate", "num_train_epochs", "eval_steps", "logging_steps")
 BOUNDS = {
     "min_papers": (1, math.inf), "top_k": (1, math.inf), "max_train_papers": (1, math.inf),
     "validation_fraction": (0.001, 0.4), "test_fraction": (0.001, 0.4),
-    "max_length": (4, math.inf), "dropout": (0, 0.9),
+    "max_length": (4, math.inf), "dropout": (0, 0.9), "frozen_layers": (0, math.inf),
     "global_batch_size": (1, math.inf), "micro_batch_size": (1, math.inf),
     "learning_rate": (0, 1), "max_steps": (-1, math.inf), "warmup_steps": (0, math.inf),
     "weight_decay": (0, 1), "max_grad_norm": (0, math.inf), "label_smoothing_factor": (0, 0.9),
+    "distillation_weight": (0, 1),
     "early_stopping_patience": (1, math.inf), "dataloader_num_workers": (0, 256),
     "seed": (0, 2**32 - 1),
 }
@@ -66,10 +67,11 @@ class Config:
     max_length: int = _key(256, "Tokens of a paper that are read; the rest is cut off.")
     dropout: float | None = _key(
         None, "All three dropout rates of the model; null keeps the checkpoint's.")
-    freeze_embeddings: bool = _key(
-        False, "Leave the embeddings as they are: less time and memory per step.")
+    frozen_layers: int | None = _key(
+        None, "Leave the embeddings and so many of the first layers as they are: less time and "
+              "memory per step; 0 is the embeddings alone, null trains all.")
     attn_implementation: Literal["eager", "sdpa"] | None = _key(
-        None, "How attention is computed; null means sdpa on a GPU, eager on a CPU.")
+        None, "How padded papers attend; null means sdpa on a GPU, and no padding at all on a CPU.")
     # training
     output_dir: str = _key("models/base", "The model directory that the run makes.")
     overwrite_output_dir: bool = _key(
@@ -77,7 +79,7 @@ class Config:
     global_batch_size: int = _key(
         32, "Papers per optimizer step, over all processes and devices.")
     micro_batch_size: int | None = _key(
-        None, "Most papers that a device takes at once; null means 64 on a GPU, 8 on a CPU.")
+        None, "Most papers that a device takes at once; null means 64 on a GPU, 16 on a CPU.")
     learning_rate: float = _key(5e-5, "Peak learning rate of AdamW.")
     num_train_epochs: float = _key(3.0, "Passes over the training papers.")
     max_steps: int = _key(-1, "Optimizer steps, in place of num_train_epochs if over 0.")
@@ -90,6 +92,9 @@ class Config:
     max_grad_norm: float = _key(1.0, "Clip gradients to this norm; 0 turns it off.")
     label_smoothing_factor: float = _key(
         0.0, "Probability that is spread over all classes in the target.")
+    distillation_weight: float = _key(
+        0.0, "Share of the target that is not the label but the probabilities of TF-IDF + "
+             "LinearSVC, out of fold; 0 does without them.")
     class_weights: Literal["none", "balanced"] = _key(
         "none", "'balanced' weighs a paper by the inverse frequency of its class.")
     eval_steps: float = _key(

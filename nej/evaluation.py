@@ -2,34 +2,32 @@
 
 import json
 import logging
-import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 import torch
-from sklearn.dummy import DummyClassifier
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.metrics import f1_score, log_loss
-from sklearn.svm import LinearSVC
+from sklearn.metrics import log_loss
 from tqdm import tqdm
 from transformers import DistilBertForSequenceClassification
 
 from nej import InputError
+from nej.baselines import baseline_predictions
 from nej.batching import collate
 from nej.checkpoints import CONFIG_FILE
 from nej.config import Config, load_config
 from nej.dataset import cache_folder, load_dataset
+from nej.device import use_bf16
 from nej.files import checksum, replacing, write_json
 from nej.metrics import all_metrics
 from nej.model import load_classifier, load_tokenizer
-from nej.training import use_bf16
+from nej.packing import pack, packed_forward
 
 logger = logging.getLogger(__name__)
 
-SVC_COSTS = (0.1, 0.3, 1.0)  # LinearSVC's C, chosen on the validation papers
 BATCH_PAPERS = 32
 
 
@@ -81,7 +79,7 @@ def evaluate(model_dir: Path, *, data_path: Path | None = None) -> EvaluationRep
     test["log_loss"] = _log_loss(logits["test"], labels["test"], temperature)
     baselines = {name: all_metrics(np.asarray(predictions), labels["test"], names=names)
                  for name, predictions in
-                 _baseline_predictions(dataset, cache_folder(config, tokenizer)).items()}
+                 baseline_predictions(dataset, cache_folder(config, tokenizer)).items()}
     metrics = json.loads((model_dir / "metrics.json").read_text("utf-8"))
     metrics |= {"test": test, "baselines": baselines}
     write_json(model_dir / "metrics.json", metrics)
@@ -141,9 +139,13 @@ def predict_logits(model: DistilBertForSequenceClassification, papers: datasets.
                    pad_token_id: int, bf16: bool) -> np.ndarray:
     """Return the logits of tokenized papers, float32 (papers, classes), in their order.
 
-    Papers of like length share a batch. The model computes where it is, in bfloat16 if wanted.
+    Papers of like length share a batch. The model computes where it is, in bfloat16 if wanted; on
+    a CPU without padding.
     """
     device = model.device
+    put_together, forward = collate, model
+    if device.type == "cpu":
+        put_together, forward = pack, partial(packed_forward, model)
     order = np.argsort(-np.asarray(papers["length"]), kind="stable")
     columns = papers.select_columns(["input_ids", "label"])
     logits = np.empty((len(papers), model.config.num_labels), dtype=np.float32)
@@ -151,9 +153,9 @@ def predict_logits(model: DistilBertForSequenceClassification, papers: datasets.
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         for start in tqdm(starts, desc="Predict", disable=None):
             rows = order[start:start + BATCH_PAPERS]
-            batch = collate([columns[int(row)] for row in rows], pad_token_id=pad_token_id)
+            batch = put_together([columns[int(row)] for row in rows], pad_token_id=pad_token_id)
             del batch["labels"]
-            output = model(**{name: tensor.to(device) for name, tensor in batch.items()})
+            output = forward(**{name: tensor.to(device) for name, tensor in batch.items()})
             logits[rows] = output.logits.float().cpu().numpy()
     return logits
 
@@ -191,31 +193,3 @@ def _load_settings(model_dir: Path, data_path: Path | None) -> tuple[Config, lis
                 "its test papers may be other ones; go back to that version of the data")
     labels = json.loads((model_dir / "config.json").read_text("utf-8"))["id2label"]
     return config, [labels[str(index)] for index in range(len(labels))]
-
-
-def _baseline_predictions(dataset: datasets.DatasetDict, folder: Path) -> dict[str, list[int]]:
-    """Return each baseline's classes for the test papers; fitted once for a data set, then kept.
-
-    Baselines: the majority class, and TF-IDF (1-2 grams) + LinearSVC.
-    """
-    kept = folder / "baselines.json"
-    if kept.exists():
-        return json.loads(kept.read_text("utf-8"))
-    start = time.perf_counter()
-    texts = {name: split["text"][:] for name, split in dataset.items()}
-    labels = {name: np.asarray(split["label"]) for name, split in dataset.items()}
-    majority = DummyClassifier(strategy="most_frequent").fit(texts["train"], labels["train"])
-    vectorizer = TfidfVectorizer(
-        ngram_range=(1, 2), min_df=2, sublinear_tf=True, dtype=np.float32)
-    train = vectorizer.fit_transform(texts["train"])
-    validation = vectorizer.transform(texts["validation"])
-    fitted = [LinearSVC(C=cost, random_state=0).fit(train, labels["train"]) for cost in SVC_COSTS]
-    best = max(fitted, key=lambda svc: f1_score(
-        labels["validation"], svc.predict(validation), average="macro"))
-    predictions = {
-        "majority class": majority.predict(texts["test"]).tolist(),
-        "TF-IDF + LinearSVC": best.predict(vectorizer.transform(texts["test"])).tolist()}
-    logger.info("baselines fitted in %.0f s (LinearSVC C=%g, chosen on the validation papers)",
-                time.perf_counter() - start, best.C)
-    write_json(kept, predictions)
-    return predictions

@@ -104,6 +104,22 @@ def load_classifier(
             name, local_files_only=not _hub_needed(name), **overrides)
 
 
+def freeze(model: DistilBertForSequenceClassification, frozen_layers: int | None) -> None:
+    """Leave the embeddings and the first layers out of training; None leaves out nothing.
+
+    Raises:
+        InputError: the model has fewer layers.
+    """
+    layers = model.distilbert.transformer.layer
+    if frozen_layers is None:
+        return
+    if frozen_layers > len(layers):
+        raise InputError(f"frozen_layers is {frozen_layers}, but the model has {len(layers)} "
+                         "layers; lower it")
+    model.distilbert.embeddings.requires_grad_(False)
+    layers[:frozen_layers].requires_grad_(False)
+
+
 @cache
 def reachable(url: str) -> bool:
     """Return whether the host of `url` takes connections, or a proxy stands before it."""

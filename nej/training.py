@@ -18,7 +18,6 @@ import datasets
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import parse_flag_from_env
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from transformers import (
@@ -27,13 +26,16 @@ from transformers import (
 )
 
 from nej import InputError
+from nej.baselines import soft_labels
 from nej.batching import IGNORED, StepBatchSampler, collate, micro_batches_per_step
 from nej.checkpoints import CONFIG_FILE, mark_unfinished, unfinished_run
 from nej.config import Config
-from nej.dataset import load_dataset
+from nej.dataset import cache_folder, load_dataset
+from nej.device import check_processes, prepare_device, use_bf16
 from nej.files import explained_writes, write_json
 from nej.metrics import validation_metrics
-from nej.model import load_classifier, load_tokenizer
+from nej.model import freeze, load_classifier, load_tokenizer
+from nej.packing import pack, take_packed
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +71,8 @@ def train(
     Raises:
         InputError: bad settings or data, another run in output_dir, a disk that cannot be written.
     """
-    _check_processes()
-    device = _prepare_device(config)
+    check_processes()
+    device = prepare_device(config)
     model_dir = Path(config.output_dir)
     work_dir, checkpoint = unfinished_run(config)
     set_seed(config.seed)
@@ -80,15 +82,20 @@ def train(
     _check_max_length(config, tokenizer.model_max_length)
     with PartialState().local_main_process_first():  # the others find it in the cache
         dataset = load_dataset(config, tokenizer)
+        if config.distillation_weight:
+            soft = soft_labels(dataset["train"], cache_folder(config, tokenizer))
+            dataset["train"] = dataset["train"].add_column("soft_label", list(soft))
     model = load_classifier(
         config.model_name_or_path, labels=dataset["train"].features["label"].names,
-        attn_implementation=config.attn_implementation or ("eager" if device == "cpu" else "sdpa"),
+        attn_implementation=config.attn_implementation or "sdpa",
         **rates)
     _check_max_length(config, model.config.max_position_embeddings)
-    if config.freeze_embeddings:
-        model.distilbert.embeddings.requires_grad_(False)
+    packed = device == "cpu" and config.attn_implementation is None
+    if packed:
+        take_packed(model)
+    freeze(model, config.frozen_layers)
     mark_unfinished(work_dir, config, clear=checkpoint is None)
-    trainer = PaperTrainer(config, model, tokenizer, dataset, work_dir)
+    trainer = PaperTrainer(config, model, tokenizer, dataset, work_dir, packed=packed)
     for callback in callbacks:
         trainer.add_callback(callback)
     with explained_writes(work_dir), _stop_on_signal(trainer):
@@ -115,7 +122,7 @@ class PaperTrainer(Trainer):
     """Trainer with nej's batches and a loss that is the mean over the papers of a whole step."""
 
     def __init__(self, config: Config, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase,
-                 dataset: datasets.DatasetDict, work_dir: Path):
+                 dataset: datasets.DatasetDict, work_dir: Path, packed: bool):
         self.config = config
         self.stop_requested = self.interrupted = False
         labels = np.asarray(dataset["train"]["label"])
@@ -125,7 +132,7 @@ class PaperTrainer(Trainer):
             callbacks.append(EarlyStoppingCallback(config.early_stopping_patience))
         super().__init__(
             model=model, args=_training_arguments(config, len(labels), work_dir),
-            data_collator=partial(collate, pad_token_id=tokenizer.pad_token_id),
+            data_collator=partial(pack if packed else collate, pad_token_id=tokenizer.pad_token_id),
             train_dataset=dataset["train"],
             eval_dataset=dataset["validation"].select(  # neighbours pad each other little
                 np.argsort(dataset["validation"]["length"], kind="stable"), keep_in_memory=True),
@@ -158,24 +165,37 @@ class PaperTrainer(Trainer):
             micro_batches=self.args.gradient_accumulation_steps, seed=self.config.seed,
             rank=self.args.process_index, world_size=self.args.world_size)
         loader = DataLoader(
-            self.train_dataset.select_columns(["input_ids", "label"]), batch_sampler=sampler,
+            self.train_dataset.select_columns(
+                [column for column in ("input_ids", "label", "soft_label")
+                 if column in self.train_dataset.column_names]), batch_sampler=sampler,
             collate_fn=self.data_collator, num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.device.type == "cuda",
             generator=torch.Generator().manual_seed(self.config.seed))  # not the model's
         loader.set_epoch = sampler.set_epoch  # Trainer calls it
         return loader
 
+    def compute_loss(self, model: torch.nn.Module, inputs: dict, *args, **kwargs):
+        """Keep the soft labels, which the model does not take, for step_loss."""
+        self.soft_labels = inputs.pop("soft_labels", None)
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
     def step_loss(self, outputs: Any, labels: torch.Tensor,
                   num_items_in_batch: torch.Tensor | int | None = None) -> torch.Tensor:
         """Return the cross-entropy summed over these papers, over the papers of the whole step.
 
-        Class weights and label smoothing count in training only, so that the validation loss is
-        the plain one.
+        Soft labels (Hinton et al., 2015, Distilling the Knowledge in a Neural Network, at
+        temperature 1), class weights and label smoothing count in training only, so that the
+        validation loss is the plain one.
         """
         training = self.model.training
+        logits = outputs["logits"].float()
         losses = cross_entropy(
-            outputs["logits"].float(), labels, reduction="none", ignore_index=IGNORED,
+            logits, labels, reduction="none", ignore_index=IGNORED,
             label_smoothing=self.config.label_smoothing_factor if training else 0.0)
+        if training and self.soft_labels is not None:
+            share = self.config.distillation_weight
+            soft = cross_entropy(logits, self.soft_labels, reduction="none")
+            losses = (1 - share) * losses + share * soft * (labels != IGNORED)
         if training and self.paper_weights is not None:
             losses = losses * self.paper_weights[labels.clamp(min=0)]
         if num_items_in_batch is None:
@@ -229,7 +249,7 @@ def _training_arguments(config: Config, papers: int, work_dir: Path) -> Training
     on_cpu = PartialState().device.type == "cpu"
     micro_batches = micro_batches_per_step(
         config.global_batch_size, world_size=world_size,
-        micro_batch_size=config.micro_batch_size or (8 if on_cpu else 64))
+        micro_batch_size=config.micro_batch_size or (16 if on_cpu else 64))
     steps = config.max_steps
     if steps < 0:
         steps = math.ceil(config.num_train_epochs * math.ceil(papers / config.global_batch_size))
@@ -264,49 +284,6 @@ def _training_arguments(config: Config, papers: int, work_dir: Path) -> Training
 def _validate(prediction: EvalPrediction, *, num_classes: int) -> dict[str, float]:
     return validation_metrics(prediction.predictions.argmax(-1), prediction.label_ids,
                               num_classes=num_classes)
-
-
-def _check_processes() -> None:
-    """Raise InputError where accelerate was asked for several processes and started one.
-
-    `accelerate launch --cpu --num_processes 2` does that without a word (accelerate issues 2741
-    and 2492); it leaves MASTER_ADDR without WORLD_SIZE.
-    """
-    asked = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ
-    if asked and "WORLD_SIZE" not in os.environ:
-        raise InputError(
-            "accelerate launch was asked for more than one process and started 1; on CPUs use "
-            "`torchrun --nproc_per_node N scripts/train.py ...`, on GPUs add --multi_gpu, or ask "
-            "for --num_processes 1")
-
-
-def _prepare_device(config: Config) -> str:
-    """Return the device's type, after setting what makes a GPU repeat its results."""
-    on_cpu = (config.use_cpu or parse_flag_from_env("ACCELERATE_USE_CPU")
-              or not torch.accelerator.is_available())
-    state = PartialState(cpu=on_cpu)  # without saying so, torchrun's CPU processes stay alone
-    if state.device.type == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, mends nothing
-    logger.info("%s, %d process(es), %d threads each", state.device.type, state.num_processes,
-                torch.get_num_threads())
-    return state.device.type
-
-
-def use_bf16(config: Config, device: str) -> bool:
-    """Return whether to compute in bfloat16 on a device of this type ('cpu', 'cuda', ...).
-
-    Raises:
-        InputError: the config asks for it, and the GPU does not have it.
-    """
-    if device == "cuda":
-        there = torch.cuda.is_bf16_supported(including_emulation=False)
-        if config.bf16 and not there:
-            raise InputError("bf16 is true, but this GPU has no bfloat16; leave it null")
-    else:
-        there = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return there if config.bf16 is None else config.bf16
 
 
 def _check_max_length(config: Config, most: int) -> None:

@@ -17,6 +17,7 @@ IMPOSSIBLE = [
     ("min_papers", 0), ("top_k", 0), ("top_k", -3), ("max_train_papers", 0),
     ("validation_fraction", 0.0), ("validation_fraction", 0.41), ("test_fraction", 0.0),
     ("test_fraction", 0.5), ("test_fraction", math.nan), ("max_length", 0), ("max_length", 3),
+    ("frozen_layers", -1), ("distillation_weight", -0.1), ("distillation_weight", 1.1),
     ("dropout", -0.1), ("dropout", 0.95), ("dropout", math.nan), ("global_batch_size", 0),
     ("micro_batch_size", 0), ("learning_rate", 0.0), ("learning_rate", -1e-5),
     ("learning_rate", 1.5), ("learning_rate", math.nan), ("learning_rate", math.inf),
@@ -31,6 +32,7 @@ IMPOSSIBLE = [
 ]
 JUST_POSSIBLE = [
     ("min_papers", 1), ("validation_fraction", 0.4), ("test_fraction", 0.001), ("max_length", 4),
+    ("frozen_layers", 0), ("distillation_weight", 0.0), ("distillation_weight", 1.0),
     ("dropout", 0.0), ("dropout", 0.9), ("learning_rate", 1.0), ("num_train_epochs", 0.5),
     ("max_steps", -1), ("max_steps", 1), ("warmup_steps", 0.0), ("warmup_steps", 100.0),
     ("max_grad_norm", 0.0), ("eval_steps", 1.0), ("eval_steps", 250.0), ("logging_steps", 0.001),
@@ -82,7 +84,7 @@ def test_all_forms_of_a_key_are_the_same(arguments):
     (["--do_predict", "false"], "do_predict", False),
     (["--do_predict=false"], "do_predict", False),
     (["--use_cpu"], "use_cpu", True),
-    (["--freeze-embeddings=true"], "freeze_embeddings", True),
+    (["--frozen-layers=2"], "frozen_layers", 2),
     (["--bf16", "true"], "bf16", True),
     (["--bf16", "false"], "bf16", False),
     (["--max_steps", "-1"], "max_steps", -1),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score
 
-from nej import InputError, evaluation
+from nej import InputError, baselines
 from nej.dataset import load_dataset
 from nej.evaluation import evaluate, fit_temperature, predict_logits, write_card
 from nej.figures import draw_training_statistics
@@ -55,7 +55,7 @@ def test_baselines_are_fitted_once_and_stand_in_the_table(trained, monkeypatch):
     assert set(first.baselines) == {"majority class", "TF-IDF + LinearSVC"}
     assert first.baselines["TF-IDF + LinearSVC"]["accuracy"] > (
         first.baselines["majority class"]["accuracy"])
-    monkeypatch.setattr(evaluation, "TfidfVectorizer", None)  # it would fail if it were called
+    monkeypatch.setattr(baselines, "TfidfVectorizer", None)  # it would fail if it were called
     assert evaluate(model_dir) == first
     for name in ("majority class", "TF-IDF + LinearSVC", "macro F1", str(model_dir)):
         assert name in first.table()

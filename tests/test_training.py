@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
 
-from nej import InputError, training
+from nej import InputError, device
 from nej.checkpoints import newest_intact
 from nej.evaluation import evaluate, write_card
 from nej.files import checksum
@@ -84,7 +84,7 @@ def test_a_run_learns_and_its_model_directory_is_complete(make_config, easy_csv)
 
 
 @pytest.mark.parametrize("settings", [
-    {}, {"bf16": True, "freeze_embeddings": True},
+    {}, {"bf16": True, "frozen_layers": 1, "distillation_weight": 0.5},
     {"global_batch_size": 20, "micro_batch_size": 3, "class_weights": "balanced",
      "label_smoothing_factor": 0.1}])
 def test_the_same_command_twice_gives_the_same_weights(make_config, tmp_path, settings):
@@ -199,15 +199,16 @@ def test_the_loss_is_the_mean_over_the_papers_of_the_whole_step(make_config):
         assert gradients[size] == pytest.approx(gradients[1], rel=1e-3)
 
 
-def test_class_weights_and_label_smoothing_are_those_of_the_formula(make_config, tmp_path):
+def test_class_weights_smoothing_and_soft_labels_are_those_of_the_formula(make_config, tmp_path):
     from nej.dataset import load_dataset
     from nej.model import load_classifier, load_tokenizer
-    config = make_config(class_weights="balanced", label_smoothing_factor=0.2)
+    config = make_config(class_weights="balanced", label_smoothing_factor=0.2,
+                         distillation_weight=0.3)
     tokenizer = load_tokenizer(config.model_name_or_path)
     dataset = load_dataset(config, tokenizer)
     names = dataset["train"].features["label"].names
     model = load_classifier(config.model_name_or_path, labels=names)
-    trainer = PaperTrainer(config, model, tokenizer, dataset, tmp_path)
+    trainer = PaperTrainer(config, model, tokenizer, dataset, tmp_path, packed=False)
     counts = np.bincount(dataset["train"]["label"], minlength=len(names))
     assert (trainer.paper_weights.numpy() * counts).sum() == pytest.approx(counts.sum())
     logits = torch.randn(6, len(names))
@@ -217,20 +218,33 @@ def test_class_weights_and_label_smoothing_are_those_of_the_formula(make_config,
         trainer.paper_weights[label] * (
             0.8 * -logits[row].log_softmax(-1)[label] + 0.2 * -logits[row].log_softmax(-1).mean())
         for row, label in enumerate(labels[:5])) / 5
+    trainer.soft_labels = None
     found = trainer.step_loss({"logits": logits}, labels, num_items_in_batch=5)
     assert found.item() == pytest.approx(by_hand.item(), rel=1e-5)
+    trainer.soft_labels = torch.rand(6, len(names)).softmax(-1)
+    soft = sum(trainer.paper_weights[label]
+               * -(trainer.soft_labels[row] * logits[row].log_softmax(-1)).sum()
+               for row, label in enumerate(labels[:5])) / 5
+    found = trainer.step_loss({"logits": logits}, labels, num_items_in_batch=5)
+    assert found.item() == pytest.approx((0.7 * by_hand + 0.3 * soft).item(), rel=1e-5)
     model.eval()  # the validation loss is the plain one
     plain = cross_entropy(logits[:5], labels[:5])
     assert trainer.step_loss({"logits": logits}, labels).item() == pytest.approx(plain.item())
 
 
-def test_frozen_embeddings_stay(make_config, tiny_model):
-    trained = weights(train(make_config(freeze_embeddings=True)).model_dir)
-    before = weights(tiny_model)
-    name = "embeddings.word_embeddings.weight"
-    assert torch.equal(trained[f"distilbert.{name}"], before[name])
-    name = "transformer.layer.0.ffn.lin1.weight"
-    assert not torch.equal(trained[f"distilbert.{name}"], before[name])
+@pytest.mark.parametrize("frozen_layers", [None, 0, 1, 2])
+def test_frozen_layers_stay_and_the_others_do_not(frozen_layers, make_config, tiny_model):
+    trained = weights(train(make_config(frozen_layers=frozen_layers)).model_dir)
+    parts = ["embeddings", "transformer.layer.0", "transformer.layer.1"]
+    frozen = parts[:0 if frozen_layers is None else 1 + frozen_layers]
+    for name, before in weights(tiny_model).items():
+        stayed = torch.equal(trained[f"distilbert.{name}"], before)
+        assert stayed == name.startswith(tuple(frozen)), name
+
+
+def test_more_frozen_layers_than_there_are(make_config):
+    with pytest.raises(InputError, match="frozen_layers is 3, but the model has 2 layers"):
+        train(make_config(frozen_layers=3))
 
 
 def test_another_run_in_the_output_folder_is_not_touched(make_config):
@@ -301,7 +315,7 @@ def test_one_process_where_several_were_asked_for_is_noticed(monkeypatch, make_c
     with pytest.raises(InputError, match="started 1; on CPUs use .*torchrun"):
         train(make_config())
     monkeypatch.setenv("WORLD_SIZE", "1")
-    training._check_processes()
+    device.check_processes()
 
 
 def test_two_processes_learn_what_one_learns(make_config, tmp_path):

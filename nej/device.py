@@ -1,0 +1,56 @@
+"""The machine: processes, device, and whether it computes in bfloat16."""
+
+import logging
+import os
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
+
+from nej import InputError
+from nej.config import Config
+
+logger = logging.getLogger(__name__)
+
+
+def check_processes() -> None:
+    """Raise InputError where accelerate was asked for several processes and started one.
+
+    `accelerate launch --cpu --num_processes 2` does that without a word (accelerate issues 2741
+    and 2492); it leaves MASTER_ADDR without WORLD_SIZE.
+    """
+    asked = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ
+    if asked and "WORLD_SIZE" not in os.environ:
+        raise InputError(
+            "accelerate launch was asked for more than one process and started 1; on CPUs use "
+            "`torchrun --nproc_per_node N scripts/train.py ...`, on GPUs add --multi_gpu, or ask "
+            "for --num_processes 1")
+
+
+def prepare_device(config: Config) -> str:
+    """Return the device's type, after setting what makes a GPU repeat its results."""
+    on_cpu = (config.use_cpu or parse_flag_from_env("ACCELERATE_USE_CPU")
+              or not torch.accelerator.is_available())
+    state = PartialState(cpu=on_cpu)  # without saying so, torchrun's CPU processes stay alone
+    if state.device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, mends nothing
+    logger.info("%s, %d process(es), %d threads each", state.device.type, state.num_processes,
+                torch.get_num_threads())
+    return state.device.type
+
+
+def use_bf16(config: Config, device: str) -> bool:
+    """Return whether to compute in bfloat16 on a device of this type ('cpu', 'cuda', ...).
+
+    Raises:
+        InputError: the config asks for it, and the GPU does not have it.
+    """
+    if device == "cuda":
+        there = torch.cuda.is_bf16_supported(including_emulation=False)
+        if config.bf16 and not there:
+            raise InputError("bf16 is true, but this GPU has no bfloat16; leave it null")
+    else:
+        there = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return there if config.bf16 is None else config.bf16

@@ -1,0 +1,145 @@
+"""Papers laid end to end give what padded ones give, backwards too."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.nn.functional import cross_entropy
+from transformers import DistilBertConfig, DistilBertForSequenceClassification
+
+from nej.batching import IGNORED, collate
+from nej.packing import _Attention, pack, packed_forward, take_packed
+from nej.training import train
+
+
+@pytest.fixture
+def model() -> DistilBertForSequenceClassification:
+    """Return a small random model in float64, without dropout."""
+    torch.manual_seed(3)
+    return DistilBertForSequenceClassification(DistilBertConfig(
+        vocab_size=60, max_position_embeddings=40, dim=24, n_layers=3, n_heads=4, hidden_dim=48,
+        num_labels=5, dropout=0.0, attention_dropout=0.0, seq_classif_dropout=0.0,
+        initializer_range=0.3)).double()
+
+
+def papers_of(*lengths: int) -> list[dict]:
+    draw = torch.Generator().manual_seed(sum(lengths))
+    return [{"input_ids": torch.randint(1, 60, (length,), generator=draw).tolist(),
+             "label": length % 5} for length in lengths]
+
+
+@pytest.mark.parametrize("lengths", [(1,), (40,), (7, 7, 7), (40, 1, 13, 2), (3, 39, 40, 1, 1)])
+def test_logits_and_gradients_are_those_of_padded_papers(model, lengths):
+    papers = papers_of(*lengths)
+    padded, packed = collate(papers, pad_token_id=0), pack(papers, pad_token_id=0)
+    labels = padded.pop("labels")
+    assert packed.pop("labels").tolist() == labels.tolist()
+    found, gradients = {}, {}
+    for name, logits in (("padded", model(**padded).logits),
+                         ("packed", packed_forward(model, **packed).logits)):
+        model.zero_grad()
+        cross_entropy(logits, labels).backward()
+        found[name] = logits.detach()
+        gradients[name] = {key: value.grad for key, value in model.named_parameters()}
+    assert (found["padded"] - found["packed"]).abs().max() < 1e-12
+    for key, gradient in gradients["padded"].items():
+        assert (gradient - gradients["packed"][key]).abs().max() < 1e-12, key
+
+
+def test_papers_do_not_see_each_other(model):
+    alone = [packed_forward(model, **without_labels([paper])).logits for paper in papers_of(9, 4)]
+    both = packed_forward(model, **without_labels(papers_of(9, 4))).logits
+    assert (torch.cat(alone) - both).abs().max() < 1e-12
+
+
+def without_labels(papers: list[dict]) -> dict[str, torch.Tensor]:
+    batch = pack(papers, pad_token_id=0)
+    del batch["labels"]
+    return batch
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.4])
+def test_attention_has_the_right_gradient(rate):
+    def attend(query, key_value):
+        torch.manual_seed(5)  # the same mask every time
+        return _Attention.apply(query, key_value, [2, 1], [4, 3], rate)
+    query = torch.randn(3, 2, 6, dtype=torch.float64, requires_grad=True)
+    key_value = torch.randn(7, 2, 2, 6, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(attend, (query, key_value))
+
+
+def test_attention_dropout_keeps_the_mean_and_drops_the_given_share():
+    torch.manual_seed(0)
+    query = torch.randn(400, 2, 4)
+    values = torch.ones(400, 2, 2, 4)  # so that the result is the sum of the kept weights
+    whole = _Attention.apply(query, values, [400], [400], 0.0)
+    dropped = _Attention.apply(query, values, [400], [400], 0.3)
+    assert whole.sub(1).abs().max() < 1e-5
+    assert abs(dropped.mean() - 1) < 0.01
+    # the variance of a mean of 400 weights kept with probability 0.7 and divided by it
+    assert dropped[..., 0].var().item() == pytest.approx(0.3 / 0.7 / 400, rel=0.2)
+
+
+def test_dropout_acts_in_training_only(model):
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+    batch = without_labels(papers_of(12, 8))
+    model.eval()
+    assert torch.equal(*(packed_forward(model, **batch).logits for _ in range(2)))
+    padded = collate(papers_of(12, 8), pad_token_id=0)
+    del padded["labels"]
+    difference = model(**padded).logits - packed_forward(model, **batch).logits
+    assert difference.abs().max() < 1e-12
+    model.train()
+    assert not torch.equal(*(packed_forward(model, **batch).logits for _ in range(2)))
+
+
+def test_frozen_embeddings_and_bfloat16_pass(model):
+    model.float().distilbert.embeddings.requires_grad_(False)
+    batch = without_labels(papers_of(12, 8))
+    exact = packed_forward(model, **batch).logits
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = packed_forward(model, **batch).logits
+    assert logits.dtype == torch.bfloat16
+    assert (logits.float() - exact).abs().max() < 0.1 * exact.abs().max()
+    logits.float().sum().backward()
+    assert model.distilbert.embeddings.word_embeddings.weight.grad is None
+    assert model.distilbert.transformer.layer[0].attention.k_lin.weight.grad.abs().sum() > 0
+
+
+def test_no_papers_are_one_that_counts_for_nothing(model):
+    batch = pack([], pad_token_id=0)
+    assert {name: tensor.tolist() for name, tensor in batch.items()} == {
+        "labels": [IGNORED], "lengths": [1], "input_ids": [0]}
+    logits = packed_forward(model, batch["input_ids"], batch["lengths"]).logits
+    cross_entropy(logits, batch["labels"], reduction="sum").backward()
+    assert all(not p.grad.any() for p in model.parameters() if p.grad is not None)
+
+
+def test_pack_gives_whole_numbers_of_64_bits():
+    batch = pack(papers_of(3, 2), pad_token_id=0)
+    assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
+    assert batch["lengths"].tolist() == [3, 2] and len(batch["input_ids"]) == 5
+
+
+def test_a_model_that_takes_packed_papers_is_saved_as_the_usual_one(model, tmp_path):
+    take_packed(model)
+    model.eval()
+    expected = model(**without_labels(papers_of(6, 5))).logits
+    model.save_pretrained(tmp_path)
+    usual = DistilBertForSequenceClassification.from_pretrained(
+        tmp_path, dtype=torch.float64).eval()
+    assert usual.config.architectures == ["DistilBertForSequenceClassification"]
+    padded = collate(papers_of(6, 5), pad_token_id=0)
+    del padded["labels"]
+    assert (usual(**padded).logits - expected).abs().max() < 1e-12
+
+
+def test_a_run_comes_to_the_same_weights_padded_and_packed(make_config, tmp_path):
+    weights = []
+    for name in (None, "eager"):
+        config = make_config(attn_implementation=name, dropout=0.0, max_steps=8,
+                             output_dir=str(tmp_path / str(name)))
+        weights.append(load_file(train(config).model_dir / "model.safetensors"))
+    for key, value in weights[0].items():
+        assert (value - weights[1][key]).abs().max() < 1e-5, key
