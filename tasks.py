@@ -10,6 +10,7 @@ from invoke import Exit, task
 CONFIG = os.environ.get("CONFIG", "configs/base.json")  # `make train CONFIG=...` sets it
 MODEL = os.environ.get("MODEL", "models/quickstart")
 SOURCE = os.environ.get("SOURCE", "")
+ACCEPT = os.environ.get("ACCEPT", "")
 ARGS = os.environ.get("ARGS", "")
 LAUNCHER = os.environ.get("LAUNCHER", "python")
 
@@ -39,7 +40,8 @@ def help(context):
 @task
 def sample(context):
     """Pull the synthetic sample data with DVC."""
-    _run("python", "-m", "dvc", "pull", "--quiet", "data/sample.csv.dvc")
+    _run("python", "-m", "dvc", "pull", "--quiet", "--remote", "embedded",
+         "data/sample.csv.dvc")
 
 
 @task
@@ -55,14 +57,9 @@ def quickstart(context):
 
 
 @task
-def data(context, source=SOURCE):
-    """Make data/arxiv.csv of SOURCE=a zip, a CSV or a folder."""
-    if not source:
-        print("error: data: no SOURCE given; download Kaggle's data set "
-              "sumitm004/arxiv-scientific-research-papers-dataset, then "
-              "`make data SOURCE=the-zip`", file=sys.stderr)
-        raise Exit(code=2)
-    _run("python", "scripts/get_data.py", source)
+def data(context, source=SOURCE, accept=bool(ACCEPT)):
+    """Get data/arxiv.csv from DVC, Kaggle or SOURCE=a zip; ACCEPT=1 pins another version."""
+    _run("python", "scripts/get_data.py", *[source] * bool(source), *["--accept"] * accept)
 
 
 @task

@@ -1,11 +1,8 @@
-"""The CSV of papers: put in place, read, checked, cleaned, deduplicated."""
+"""The CSV of papers: read, checked, cleaned, deduplicated."""
 
 import csv
 import logging
 import os
-import shutil
-import zipfile
-import zlib
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +10,6 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from nej import InputError
-from nej.files import replacing
 
 logger = logging.getLogger(__name__)
 
@@ -25,54 +21,11 @@ COLUMNS = ("id", "title", "category", "category_code", "summary")  # what nej re
 BLOCK_BYTES = 16 << 20  # a row must fit into a block
 
 
-def install_csv(source: Path, target: Path) -> None:
-    """Put the CSV that `source` is or holds (a zip, a folder, a CSV) in place as `target`.
-
-    Raises:
-        InputError: no such source, not exactly one CSV in it, a broken zip, or a header that
-            lacks a column.
-    """
-    if not source.exists():
-        raise InputError(f"SOURCE: nothing at {source}; name a zip, a CSV or a folder")
-    if not os.access(source, os.R_OK):
-        raise InputError(f"SOURCE: {source} may not be read; change its permissions")
-    with replacing(target) as aside:
-        if zipfile.is_zipfile(source):
-            _extract_csv(source, aside)
-        else:
-            path = source
-            if source.is_dir():
-                path = source / _only_csv([p.name for p in source.iterdir() if p.is_file()], source)
-            elif source.suffix == ".zip":
-                raise InputError(f"SOURCE: {source} is not a whole zip; download it again")
-            shutil.copyfile(path, aside)
-        check_header(aside, named=source)
-
-
-def _extract_csv(source: Path, target: Path) -> None:
-    try:
-        with zipfile.ZipFile(source) as archive:
-            member = _only_csv(archive.namelist(), source)
-            with archive.open(member) as packed, open(target, "wb") as unpacked:
-                shutil.copyfileobj(packed, unpacked, BLOCK_BYTES)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise InputError(f"SOURCE: {source} is broken ({error}); download it again") from error
-
-
-def _only_csv(names: list[str], source: Path) -> str:
-    found = [name for name in names  # macOS puts a shadow of each file into its zips
-             if name.lower().endswith(".csv") and not name.startswith("__MACOSX/")]
-    if len(found) != 1:
-        raise InputError(f"SOURCE: {source} holds {len(found)} CSV files {found[:5]}, and nej "
-                         "needs exactly one; name the CSV itself")
-    return found[0]
-
-
 def require(path: Path) -> Path:
     """Return `path` if it is a file, else raise InputError with the way to get it."""
     if not path.is_file():
-        raise InputError(f"data_path: no file {path}; `make data SOURCE=...` puts Kaggle's file in "
-                         "place as data/arxiv.csv, `dvc pull data/sample.csv.dvc` the sample")
+        raise InputError(f"data_path: no file {path}; `make data` gets Kaggle's file as "
+                         "data/arxiv.csv, `make sample` the sample")
     if not os.access(path, os.R_OK):
         raise InputError(f"data_path: {path} may not be read; change its permissions")
     return path

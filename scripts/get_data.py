@@ -1,8 +1,12 @@
-"""Put a Kaggle-shaped file of papers in place as data/arxiv.csv.
+"""Put the pinned version of Kaggle's papers in place as data/arxiv.csv.
 
+    python scripts/get_data.py
     python scripts/get_data.py ~/Downloads/arxiv-scientific-research-papers-dataset.zip
+    python scripts/get_data.py --accept another-version.zip
 
-The source is a zip, a CSV, or a folder with one CSV in it.
+Without a source it comes from DVC's cache or remote, else from Kaggle, where no account is needed.
+The source may be a zip, a CSV, or a folder with one CSV in it. The version is that of
+data/arxiv.csv.dvc; --accept takes another one and pins it there.
 """
 
 import argparse
@@ -12,14 +16,17 @@ from _run import Parser, run
 
 
 def main(arguments: list[str]) -> int:
-    """Install the CSV; return the exit code."""
+    """Put the CSV in place; return the exit code."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path)
+    parser.add_argument("source", type=Path, nargs="?", help="a zip, a CSV or a folder")
     parser.add_argument("--output", type=Path, default=Path("data/arxiv.csv"))
+    parser.add_argument("--accept", action="store_true",
+                        help="pin what is found, though it is another version")
     options = parser.parse_args(arguments)
     from nej.files import checksum
-    from nej.papers import install_csv
-    install_csv(options.source.expanduser(), options.output)
+    from nej.sources import fetch_csv
+    source = options.source and options.source.expanduser()
+    fetch_csv(options.output, source, accept=options.accept)
     size = options.output.stat().st_size
     print(f"{options.output}: {size:,} bytes, md5 {checksum(options.output, 'md5')}")
     return 0

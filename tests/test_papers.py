@@ -1,13 +1,12 @@
-"""Putting the CSV in place and reading it: what is kept, and what bad files are told."""
+"""Reading the CSV: what is kept, and what bad files are told."""
 
 import csv
 import random
-import zipfile
 
 import pytest
 
 from nej import InputError
-from nej.papers import KAGGLE_COLUMNS, install_csv, read_papers
+from nej.papers import KAGGLE_COLUMNS, read_papers
 
 HEADER = ",".join(KAGGLE_COLUMNS)
 GOOD = "abs-21{:02d}.00001v1,T,Learning,cs.LG,1/1/21,1/1/21,['A'],'A',Summary {},2"
@@ -36,133 +35,10 @@ def write_lines(path, *lines: str | bytes):
     return path
 
 
-def pack(path, members: dict[str, bytes]):
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return path
-
-
 @pytest.fixture
 def read(tmp_path):
     """Return a function that writes rows to a CSV and reads it: a list of dicts."""
     return lambda *papers: read_papers(write_papers(tmp_path / "own.csv", papers)).to_pylist()
-
-
-# putting it in place
-
-def _as_csv(folder, content):
-    (folder / "kaggle.csv").write_bytes(content)
-    return folder / "kaggle.csv"
-
-
-def _as_folder(folder, content):
-    (folder / "download").mkdir()
-    (folder / "download" / "README.md").write_text("not it")
-    _as_csv(folder / "download", content)
-    return folder / "download"
-
-
-def _as_zip(folder, content):
-    return pack(folder / "archive.zip", {"papers/arXiv.CSV": content, "license.txt": b"not it"})
-
-
-def _as_zip_of_other_name(folder, content):
-    return pack(folder / "archive", {"a.csv": content})
-
-
-@pytest.mark.parametrize("make", [_as_csv, _as_folder, _as_zip, _as_zip_of_other_name])
-def test_zip_csv_and_folder_give_identical_bytes(papers_csv, tmp_path, make):
-    content = papers_csv.read_bytes()
-    target = tmp_path / "new" / "data" / "arxiv.csv"
-    source = make(tmp_path, content)
-    for _ in range(2):  # also over the one in place
-        install_csv(source, target)
-        assert target.read_bytes() == content
-        assert [path.name for path in target.parent.iterdir()] == ["arxiv.csv"]
-
-
-def test_csv_in_place_can_be_its_own_source(papers_csv, tmp_path):
-    target = _as_csv(tmp_path, papers_csv.read_bytes())
-    install_csv(target, target)
-    assert target.read_bytes() == papers_csv.read_bytes()
-
-
-def _missing(folder, content):
-    return folder / "not there.zip"
-
-
-def _two_in_a_zip(folder, content):
-    return pack(folder / "two.zip", {"a.csv": content, "b.csv": content})
-
-
-def _none_in_a_zip(folder, content):
-    return pack(folder / "none.zip", {"a.txt": content})
-
-
-def _two_in_a_folder(folder, content):
-    (_as_folder(folder, content) / "second.csv").write_bytes(content)
-    return folder / "download"
-
-
-def _cut_off_zip(folder, content):
-    path = _as_zip(folder, content)
-    path.write_bytes(path.read_bytes()[:-200])
-    return path
-
-
-def _zip_with_other_bytes(folder, content):
-    """Damage the stored text, so that only its checksum tells."""
-    path = folder / "stored.zip"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr("a.csv", content)
-    damaged = bytearray(path.read_bytes())
-    damaged[len(damaged) // 2] ^= 1
-    path.write_bytes(damaged)
-    return path
-
-
-def _zip_with_a_wrong_stream(folder, content):
-    """Damage the compressed stream's first byte, so that it cannot be unpacked."""
-    path = pack(folder / "stream.zip", {"a.csv": content})
-    damaged = bytearray(path.read_bytes())
-    damaged[30 + len("a.csv")] = 0b111  # a type of block that does not exist
-    path.write_bytes(damaged)
-    return path
-
-
-def _without_summary(folder, content):
-    return _as_csv(folder, content.replace(b",summary,", b",abstract,", 1))
-
-
-def _empty(folder, content):
-    return _as_csv(folder, b"")
-
-
-def _not_utf8(folder, content):
-    return _as_csv(folder, content.decode().encode("utf-16"))
-
-
-@pytest.mark.parametrize("there_before", [False, True], ids=["first time", "old one there"])
-@pytest.mark.parametrize("make, message", [
-    (_missing, "nothing at .*not there.zip"), (_two_in_a_zip, "2 CSV files.*a.csv.*b.csv"),
-    (_none_in_a_zip, "0 CSV files"), (_two_in_a_folder, "2 CSV files"),
-    (_cut_off_zip, "download it again"), (_zip_with_other_bytes, "download it again"),
-    (_zip_with_a_wrong_stream, "download it again"),
-    (_without_summary, "lacks summary; found: id, title"),
-    (_empty, "lacks .*found: nothing"), (_not_utf8, "not UTF-8"),
-])
-def test_bad_source_leaves_everything_as_it_was(papers_csv, tmp_path, make, message, there_before):
-    target = tmp_path / "data" / "arxiv.csv"
-    target.parent.mkdir()
-    if there_before:
-        target.write_text("old")
-    source = make(tmp_path, papers_csv.read_bytes())
-    with pytest.raises(InputError, match=message) as error:
-        install_csv(source, target)
-    assert str(source) in str(error.value)
-    there = {path.name: path.read_text() for path in target.parent.iterdir()}
-    assert there == ({"arxiv.csv": "old"} if there_before else {})
 
 
 # reading good files
@@ -348,5 +224,5 @@ def test_missing_column_is_named(tmp_path, column):
 
 @pytest.mark.parametrize("name", ["not there.csv", "."])
 def test_missing_file_says_how_to_get_it(tmp_path, name):
-    with pytest.raises(InputError, match="no file .*make data SOURCE=.*dvc pull"):
+    with pytest.raises(InputError, match="no file .*make data.*make sample"):
         read_papers(tmp_path / name)

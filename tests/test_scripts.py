@@ -72,14 +72,18 @@ def test_mistakes_of_the_other_commands(tmp_path):
                    "no file configs/bsae.json", "configs/base.json")
     assert_mistake(run("evaluate.py", tmp_path), "not a finished model directory")
     assert_mistake(run("get_data.py", tmp_path / "no.zip"), "nothing at")
-    assert_mistake(run("get_data.py"), "source")
     assert_mistake(run("make_starter.py", "--source", tmp_path, "--output", tmp_path / "s"),
                    "has no model.safetensors")
+    assert_mistake(run("add_papers.py"), "name files to add")
+    assert_mistake(run("add_papers.py", "--from-arxiv", "cat:cs.LG"), "belong together")
+    assert_mistake(run("add_papers.py", "x.jsonl", "--to", tmp_path / "none.csv"), "no file")
+    assert_mistake(run("data_diff.py", tmp_path / "a", tmp_path / "b", cwd=tmp_path), "is no file")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_help_of_each_script_is_its_docstring():
-    for script in ("train.py", "evaluate.py", "get_data.py", "make_starter.py", "make_sample.py"):
+    for script in ("train.py", "evaluate.py", "get_data.py", "make_starter.py", "make_sample.py",
+                   "add_papers.py", "data_diff.py"):
         done = run(script, "--help")
         assert done.returncode == 0 and f"python scripts/{script}" in done.stdout.replace(
             "accelerate launch", "python")

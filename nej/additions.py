@@ -1,0 +1,239 @@
+"""Adding papers to the data set: from CSV, JSON Lines or Parquet, merged by arXiv id."""
+
+import csv
+import json
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from nej import InputError
+from nej.files import replacing
+from nej.papers import COLUMNS, KAGGLE_COLUMNS, check_header, require
+
+logger = logging.getLogger(__name__)
+
+# 2101.00001v2, math.GT/0309136 or cs-9308101v1, each with or without Kaggle's abs- before it
+ARXIV_ID = re.compile(
+    r"(?:abs-)?(?P<paper>\d{4}\.\d{4,5}|[a-z-]+(?:\.[A-Za-z-]+)?[/-]\d{7})"
+    r"(?:v(?P<version>\d{1,4}))?")
+ALIASES = {"abstract": "summary", "categories": "category_code", "published": "published_date",
+           "updated": "updated_date", "update_date": "updated_date"}
+LONGEST = 1 << 20  # characters of a field
+csv.field_size_limit(16 * LONGEST)  # over that a quote is missing
+
+
+@dataclass
+class Additions:
+    """What became of each new row: rows = added + updated + already_there + rejected."""
+
+    rows: int = 0
+    added: int = 0
+    updated: int = 0
+    already_there: int = 0
+    rejected: list[tuple[str, str]] = field(default_factory=list)  # place, reason
+
+    def text(self) -> str:
+        """Return the counts, and the reasons with the first place of each."""
+        lines = [f"{self.rows:,} rows: {self.added:,} added, {self.updated:,} updated, "
+                 f"{self.already_there:,} already there, {len(self.rejected):,} rejected"]
+        first: dict[str, str] = {}
+        for place, reason in self.rejected:
+            first.setdefault(reason, place)
+        for reason, count in Counter(reason for _, reason in self.rejected).most_common():
+            lines.append(f"  {count:>7,}  {reason} (first: {first[reason]})")
+        return "\n".join(lines)
+
+
+def add_papers(target: Path, sources: Iterable[Path]) -> Additions:
+    """Merge the papers of `sources` into the CSV `target`.
+
+    Of a paper that is there, the newest version stays (an id without a version counts as v1). The
+    rows that stay keep their order, and new ones come after them, so that no paper changes its
+    split and a version of the data is read as a difference to the one before.
+
+    Raises:
+        InputError: a file that cannot be read at all. `target` is replaced as a whole at the end,
+            or is as it was.
+    """
+    check_header(require(target))
+    result = Additions()
+    names = _category_names(target)
+    new: dict[str, tuple[int, dict[str, str]]] = {}  # paper -> version, row
+    for place, record in _records(sources):
+        result.rows += 1
+        try:
+            paper, version, row = _as_row(record, names)
+        except ValueError as error:
+            result.rejected.append((place, str(error)))
+            continue
+        if paper in new and version <= new[paper][0]:
+            result.already_there += 1
+        else:
+            result.already_there += paper in new  # the older one of two new ones
+            new[paper] = version, row
+    with replacing(target) as aside:
+        _merge(target, aside, new, result)
+    assert result.rows == (result.added + result.updated + result.already_there
+                           + len(result.rejected))
+    return result
+
+
+def _merge(target: Path, aside: Path, new: dict[str, tuple[int, dict[str, str]]],
+           result: Additions) -> None:
+    with (open(target, encoding="utf-8-sig", newline="") as old,
+          open(aside, "w", encoding="utf-8", newline="") as merged):
+        reader = csv.DictReader(old)
+        writer = csv.DictWriter(merged, reader.fieldnames, extrasaction="ignore")
+        writer.writeheader()
+        seen = set()
+        for row in tqdm(_whole_rows(reader, target), desc="Merge", unit=" rows", disable=None):
+            identity = parse_id(row["id"])
+            paper = identity[0] if identity else row["id"]
+            if paper in new:
+                version, better = new[paper]
+                if version > identity[1]:
+                    row = row | {column: value for column, value in better.items() if value}
+                    result.updated += paper not in seen
+                else:
+                    result.already_there += paper not in seen
+                seen.add(paper)
+            writer.writerow(row)
+        for paper, (_, row) in new.items():
+            if paper not in seen:
+                writer.writerow(row)
+                result.added += 1
+
+
+def _whole_rows(reader: csv.DictReader, path: Path) -> Iterator[dict[str, str]]:
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                raise InputError(f"{path}: line {reader.line_num}: not {len(reader.fieldnames)} "
+                                 "fields; correct or delete the row")
+            yield row
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: after line {reader.line_num}: {error}; correct the file"
+                         ) from error
+
+
+def parse_id(text: str) -> tuple[str, int] | None:
+    """Return an arXiv id's paper and version, None if it is no arXiv id."""
+    match = ARXIV_ID.fullmatch(text.strip())
+    if match is None:
+        return None
+    return match["paper"].replace("/", "-"), int(match["version"] or 1)
+
+
+def _category_names(target: Path) -> dict[str, str]:
+    """Return the name that each category code has most often in the data set."""
+    counts = Counter()
+    with open(target, encoding="utf-8-sig", newline="") as file:
+        for row in _whole_rows(csv.DictReader(file), target):
+            counts[row["category_code"], row["category"]] += 1
+    return {code: name for (code, name), _ in reversed(counts.most_common())}
+
+
+def _as_row(
+    record: dict[str, Any] | None, names: dict[str, str]
+) -> tuple[str, int, dict[str, str]]:
+    """Return paper, version and Kaggle's ten columns; raise ValueError with the reason."""
+    if record is None:
+        raise ValueError("cannot be parsed")
+    record = {ALIASES.get(key, key): value for key, value in record.items()}
+    row = {column: _text(record.get(column)) for column in KAGGLE_COLUMNS}
+    codes = record.get("category_code")
+    codes = codes if isinstance(codes, list) else _text(codes).split()
+    row["category_code"] = _text(codes[0]) if codes else ""  # the first is the primary one
+    for column in ("id", "title", "summary", "category_code"):
+        if not row[column]:
+            raise ValueError(f"no {column}")
+    for column, value in row.items():
+        if len(value) > LONGEST:
+            raise ValueError(f"{column} longer than {LONGEST:,} characters")
+        if "\0" in value or "\ufffd" in value:
+            raise ValueError(f"{column} has characters that are none (a wrong encoding?)")
+    identity = parse_id(row["id"])
+    if identity is None:
+        raise ValueError("id is not an arXiv id")
+    paper, version = identity
+    if row["category_code"] not in names:
+        raise ValueError(f"category {row['category_code'][:40]!r} is not in the data set")
+    authors = record.get("authors")
+    if isinstance(authors, list):
+        row["first_author"] = row["first_author"] or (_text(authors[0]) if authors else "")
+        row["authors"] = str([_text(author) for author in authors])
+    had_version = re.search(r"v\d+$", row["id"])
+    new_style = paper[0].isdigit()
+    row["id"] = f"{'abs-' * new_style}{paper}{f'v{version}' if had_version else ''}"
+    row["category"] = names[row["category_code"]]
+    row["summary_word_count"] = str(len(row["summary"].split()))
+    return paper, version, row
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else " ".join(str(value).split())
+
+
+def _records(sources: Iterable[Path]) -> Iterator[tuple[str, dict[str, Any] | None]]:
+    """Yield each record with its place, `file:line`; one that cannot be parsed is None."""
+    readers = {".csv": _csv_records, ".jsonl": _json_records, ".json": _json_records,
+               ".parquet": _parquet_records}
+    for source in sources:
+        source = Path(source)
+        if not source.is_file():
+            raise InputError(f"no file {source}; name a CSV, JSON Lines or Parquet file")
+        if source.suffix.lower() not in readers:
+            raise InputError(f"{source}: its name must end in {', '.join(readers)}")
+        for number, record in readers[source.suffix.lower()](source):
+            yield f"{source}:{number}", record
+
+
+def _csv_records(source: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    check_header(source)
+    with open(source, encoding="utf-8-sig", errors="replace", newline="") as file:
+        reader = csv.DictReader(file)
+        try:
+            for record in reader:
+                whole = None not in record and None not in record.values()
+                yield reader.line_num, record if whole else None
+        except csv.Error as error:
+            raise InputError(f"{source}: after line {reader.line_num}: {error}; is a quote "
+                             "missing?") from error
+
+
+def _json_records(source: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    with open(source, encoding="utf-8-sig", errors="replace") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError):
+                record = None
+            yield number, record if isinstance(record, dict) else None
+
+
+def _parquet_records(source: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        with pq.ParquetFile(source) as file:
+            columns = [ALIASES.get(name, name) for name in file.schema_arrow.names]
+            missing = [column for column in COLUMNS
+                       if column not in columns and column != "category"]
+            if missing:
+                raise InputError(f"{source}: lacks {', '.join(missing)}; found: "
+                                 f"{', '.join(file.schema_arrow.names)[:200]}")
+            number = 0
+            for batch in file.iter_batches():
+                for record in batch.to_pylist():
+                    number += 1
+                    yield number, record
+    except pa.ArrowException as error:
+        raise InputError(f"{source}: not a whole Parquet file ({str(error)[:100]})") from error

@@ -1,0 +1,185 @@
+"""The CSV of papers: fetched, checked against the version that git pins, put in place."""
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from nej import InputError
+from nej.files import checksum, replacing
+from nej.papers import check_header
+
+logger = logging.getLogger(__name__)
+
+KAGGLE_DATASET = "sumitm004/arxiv-scientific-research-papers-dataset"
+PIECE_BYTES = 16 << 20
+BOMB_BYTES, BOMB_RATIO = 1 << 30, 100  # text is packed to a third or a tenth
+
+
+@dataclass(frozen=True)
+class Pin:
+    """The version of a data file that its .dvc file names."""
+
+    file: Path  # the .dvc file
+    md5: str
+    size: int
+    kaggle_version: int | None  # of KAGGLE_DATASET, where the file came from there
+
+    @classmethod
+    def of(cls, target: Path) -> "Pin | None":
+        """Return what `<target>.dvc` pins, None if there is no such file.
+
+        Raises:
+            InputError: it is not a .dvc file of one file.
+        """
+        file = target.with_name(target.name + ".dvc")
+        if not file.exists():
+            return None
+        try:
+            content = yaml.safe_load(file.read_text("utf-8"))
+            out, = content["outs"]
+            return cls(file, out["md5"], out["size"], (content.get("meta") or {}).get("kaggle"))
+        except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{file}: not a .dvc file of one file ({error!r}); take it back from "
+                             f"git: git checkout {file}") from error
+
+    def matches(self, path: Path) -> bool:
+        """Return whether the file at `path` is this version: by size, then by checksum."""
+        return path.stat().st_size == self.size and checksum(path, "md5") == self.md5
+
+
+def fetch_csv(target: Path, source: Path | None = None, *, accept: bool = False) -> None:
+    """Put the pinned version of the papers in place as `target`.
+
+    Without a source it is looked for in place, in DVC's cache and remote, and on Kaggle.
+
+    Args:
+        target: the CSV; what it must be is pinned by `<target>.dvc`, if there is one.
+        source: a zip, a CSV or a folder with one CSV.
+        accept: take another version than the pinned one, and pin that.
+
+    Raises:
+        InputError: nothing there, several CSVs, a broken file, or another version. Then `target`
+            is as it was.
+    """
+    pin = Pin.of(target)
+    if source is not None:
+        _install(source, target, None if accept else pin)
+        kaggle_version = None
+    else:
+        if pin is not None and not accept:
+            if target.exists() and pin.matches(target):
+                return
+            if target.exists():
+                raise InputError(
+                    f"{target} is there, but is not the version that {pin.file} pins (md5 "
+                    f"{checksum(target, 'md5')}, pinned {pin.md5}); pin it with `dvc add {target}`"
+                    ", or move it away")
+            if _pull(pin.file) and pin.matches(target):
+                return
+        folder, kaggle_version = _download(None if accept or pin is None else pin.kaggle_version)
+        _install(folder, target, None if accept else pin)
+    if accept:
+        pin_version(target, kaggle_version)
+
+
+def _install(source: Path, target: Path, pin: Pin | None) -> None:
+    """Put the CSV that `source` is or holds in place, if its header and version are right."""
+    if not source.exists():
+        raise InputError(f"SOURCE: nothing at {source}; name a zip, a CSV or a folder")
+    if not os.access(source, os.R_OK):
+        raise InputError(f"SOURCE: {source} may not be read; change its permissions")
+    with replacing(target) as aside:
+        if zipfile.is_zipfile(source):
+            _extract_csv(source, aside)
+        else:
+            path = source
+            if source.is_dir():
+                path = source / _only_csv([p.name for p in source.iterdir() if p.is_file()], source)
+            elif source.suffix == ".zip":
+                raise InputError(f"SOURCE: {source} is not a whole zip; download it again")
+            shutil.copyfile(path, aside)
+        check_header(aside, named=source)
+        if pin is not None and not pin.matches(aside):
+            raise InputError(
+                f"SOURCE: {source} holds another version of the data: md5 "
+                f"{checksum(aside, 'md5')} of {aside.stat().st_size:,} bytes, but {pin.file} pins "
+                f"{pin.md5} of {pin.size:,} bytes; name that version, or make this one the new "
+                "version of the data with --accept (`make data ACCEPT=1 ...`)")
+
+
+def _extract_csv(source: Path, target: Path) -> None:
+    try:
+        with zipfile.ZipFile(source) as archive:
+            member = archive.getinfo(_only_csv(archive.namelist(), source))
+            most = max(BOMB_BYTES, BOMB_RATIO * source.stat().st_size)
+            if member.file_size > most:
+                raise InputError(
+                    f"SOURCE: {source} would unpack to {member.file_size:,} bytes, over "
+                    f"{BOMB_RATIO} times its size; if that is right, unpack it and name the CSV")
+            # zipfile reads no more bytes than that; the member's name is not used as a path
+            with archive.open(member) as packed, open(target, "wb") as unpacked:
+                shutil.copyfileobj(packed, unpacked, PIECE_BYTES)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise InputError(f"SOURCE: {source} is broken ({error}); download it again") from error
+
+
+def _only_csv(names: list[str], source: Path) -> str:
+    found = [name for name in names  # macOS puts a shadow of each file into its zips
+             if name.lower().endswith(".csv") and not name.startswith("__MACOSX/")]
+    if len(found) != 1:
+        raise InputError(f"SOURCE: {source} holds {len(found)} CSV files {found[:5]}, and nej "
+                         "needs exactly one; name the CSV itself")
+    return found[0]
+
+
+def _dvc(*arguments: str | Path) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "dvc", *arguments], capture_output=True, text=True)
+
+
+def _pull(dvc_file: Path) -> bool:
+    """Return whether DVC's cache or remote had the file, which then is in place."""
+    return _dvc("pull", "--quiet", dvc_file).returncode == 0
+
+
+def pin_version(target: Path, kaggle_version: int | None = None) -> None:
+    """Pin the file that is in place and put it into DVC's cache, from where `dvc push` takes it."""
+    done = _dvc("add", "--quiet", target)
+    if done.returncode != 0:
+        raise InputError(f"{target} is in place, but `dvc add {target}` failed "
+                         f"({(done.stderr.strip().splitlines() or ['no reason given'])[-1]})")
+    file = target.with_name(target.name + ".dvc")
+    content = yaml.safe_load(file.read_text("utf-8"))
+    content.pop("meta", None)
+    if kaggle_version is not None:
+        content["meta"] = {"kaggle": kaggle_version}
+    with replacing(file) as aside:
+        aside.write_text(yaml.safe_dump(content, sort_keys=False), "utf-8")
+    logger.info("%s pins this version; commit it, and `dvc push` where you have a remote", file)
+
+
+def _download(version: int | None) -> tuple[Path, int]:
+    """Return the folder of Kaggle's data set and its version; None asks for the newest.
+
+    kagglehub shows progress, checks what it gets, goes on with a download that was stopped, and
+    keeps it in its cache.
+    """
+    import kagglehub
+    handle = KAGGLE_DATASET + ("" if version is None else f"/versions/{version}")
+    logger.info("fetching %s from Kaggle", handle)
+    try:
+        folder = Path(kagglehub.dataset_download(handle))
+    except Exception as error:  # its own, requests', urllib3's, the disk's
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise InputError(
+            f"cannot fetch {handle} from Kaggle: {reason}; try again (it goes on where it "
+            f"stopped), or download the zip from https://www.kaggle.com/datasets/{KAGGLE_DATASET} "
+            "in a browser, then `make data SOURCE=the-zip`") from error
+    return folder, int(folder.name)

@@ -1,0 +1,53 @@
+"""Add papers to data/arxiv.csv: from CSV, JSON Lines (as of an arXiv feed), Parquet, or arXiv.
+
+    python scripts/add_papers.py new_papers.jsonl
+    python scripts/add_papers.py june.csv july.parquet --to data/sample.csv --rejects rejects.csv
+    python scripts/add_papers.py --from-arxiv "cat:cs.LG OR cat:cs.CV" --since 2026-10-01
+
+Of a paper that is there already the newest version stays. The data set is replaced as a whole or
+stays as it was; then its .dvc file pins the new version.
+"""
+
+import argparse
+import csv
+from datetime import date
+from pathlib import Path
+
+from _run import Parser, run
+
+
+def main(arguments: list[str]) -> int:
+    """Merge, pin, say what became of each row; return the exit code."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", type=Path, nargs="*", help="what to add")
+    parser.add_argument("--to", type=Path, default=Path("data/arxiv.csv"), help="the data set")
+    parser.add_argument("--from-arxiv", metavar="QUERY", help="ask arXiv's API")
+    parser.add_argument("--since", type=date.fromisoformat, metavar="DATE",
+                        help="with --from-arxiv: submitted on this day or later, 2026-10-01")
+    parser.add_argument("--rejects", type=Path, help="write each rejected row's place and reason")
+    options = parser.parse_args(arguments)
+    if not options.files and not options.from_arxiv:
+        parser.error("name files to add, or --from-arxiv QUERY --since DATE")
+    if bool(options.from_arxiv) != bool(options.since):
+        parser.error("--from-arxiv and --since belong together")
+    from nej.additions import add_papers
+    from nej.files import replacing
+    from nej.papers import require
+    from nej.sources import pin_version
+    fetched = []
+    if options.from_arxiv:
+        from nej.feed import fetch_feed
+        fetched = [fetch_feed(options.from_arxiv, options.since, require(options.to).parent)]
+    result = add_papers(options.to, [*options.files, *fetched])
+    if options.rejects:
+        with replacing(options.rejects) as aside, open(aside, "w", newline="") as file:
+            csv.writer(file).writerows([("place", "reason"), *result.rejected])
+    print(result.text())
+    pin_version(options.to)
+    for path in fetched:
+        path.unlink()
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

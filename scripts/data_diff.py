@@ -1,0 +1,58 @@
+"""Say what changed between two versions of the papers.
+
+    python scripts/data_diff.py HEAD~1 HEAD
+    python scripts/data_diff.py v1 data/sample.csv --path data/sample.csv --json difference.json
+
+Each version is a file, or a git revision whose version of --path is taken from DVC's cache or
+remote.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from _run import Parser, run
+
+
+def main(arguments: list[str]) -> int:
+    """Compare and print; return the exit code."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("old", help="a file or a git revision")
+    parser.add_argument("new", help="a file or a git revision")
+    parser.add_argument("--path", type=Path, default=Path("data/arxiv.csv"),
+                        help="the file in the git revisions (data/arxiv.csv)")
+    parser.add_argument("--json", type=Path, help="write everything there too")
+    parser.add_argument("--label_column", choices=("category_code", "category"),
+                        default="category_code")
+    options = parser.parse_args(arguments)
+    from nej.difference import compare
+    from nej.files import write_json
+    from nej.papers import read_papers
+    with tempfile.TemporaryDirectory() as folder:
+        tables = [read_papers(_version(name, options.path, Path(folder) / str(index)))
+                  for index, name in enumerate((options.old, options.new))]
+        difference = compare(*tables, label_column=options.label_column)
+    if options.json:
+        write_json(options.json, difference.as_json())
+    print(difference.text())
+    return 0
+
+
+def _version(name: str, path: Path, target: Path) -> Path:
+    """Return the file `name`, or fetch `path` as it was in the git revision `name`."""
+    from nej import InputError
+    if Path(name).is_file():
+        return Path(name)
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "get", "--quiet", "--rev", name, "--out", target, ".", path],
+        capture_output=True, text=True)
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[0]
+        raise InputError(f"{name!r} is no file, and as a git revision it gives no {path}: {reason}")
+    return target
+
+
+if __name__ == "__main__":
+    run(main)

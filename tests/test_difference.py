@@ -1,0 +1,77 @@
+"""Every kind of change between two versions is found, and nothing else."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from conftest import ROOT
+from nej.difference import compare
+from nej.papers import read_papers
+from test_papers import paper, write_papers
+
+OLD = [paper("abs-2101.00001v1"), paper("abs-2101.00002v1"), paper("abs-2101.00003v1"),
+       paper("abs-2101.00004v1"), paper("abs-2101.00005v1")]
+NEW = [paper("abs-2101.00001v2", summary="Summary of abs-2101.00001v1."),  # the same words
+       paper("abs-2101.00002v2", summary="Other words."),
+       paper("abs-2101.00003v1", category="Vision", category_code="cs.CV"),
+       paper("abs-2101.00005v1", title="Another title"),
+       paper("abs-2101.00006v1"), paper("abs-2101.00007v1")]
+
+
+@pytest.fixture
+def files(tmp_path):
+    return write_papers(tmp_path / "old.csv", OLD), write_papers(tmp_path / "new.csv", NEW)
+
+
+def test_each_change_is_found(files):
+    found = compare(*map(read_papers, files))
+    assert found.papers == (5, 6)
+    assert found.added == ["abs-2101.00006", "abs-2101.00007"]
+    assert found.removed == ["abs-2101.00004"]
+    assert found.reworded == ["abs-2101.00002", "abs-2101.00005"]
+    assert found.relabelled == {"abs-2101.00003": ("cs.LG", "cs.CV")}
+    assert found.categories == {"cs.LG": (5, 5), "cs.CV": (0, 1)}
+    assert found.changed_split == []
+
+
+def test_nothing_changed(files):
+    found = compare(*[read_papers(files[0])] * 2)
+    assert found.as_json()["counts"] == {
+        "before": 5, "after": 5, "added": 0, "removed": 0, "relabelled": 0, "reworded": 0,
+        "changed_split": 0}
+
+
+def script(*arguments, cwd):
+    return subprocess.run([sys.executable, ROOT / "scripts" / "data_diff.py", *arguments],
+                          cwd=cwd, capture_output=True, text=True)
+
+
+def test_the_script_compares_files_and_git_revisions(files, tmp_path):
+    def do(*command):
+        subprocess.run(command, cwd=tmp_path / "repo", check=True, capture_output=True)
+    (tmp_path / "repo").mkdir()
+    for command in (("git", "init", "-q"), ("git", "config", "user.email", "a@b"),
+                    ("git", "config", "user.name", "a"), (sys.executable, "-m", "dvc", "init")):
+        do(*command)
+    for version, file in zip(("v1", "v2"), files):
+        (tmp_path / "repo" / "papers.csv").write_bytes(file.read_bytes())
+        do(sys.executable, "-m", "dvc", "add", "papers.csv")
+        do("git", "add", ".")
+        do("git", "commit", "-qm", version)
+        do("git", "tag", version)
+    by_files = script(*files, "--json", tmp_path / "by_files.json", cwd=tmp_path)
+    by_tags = script("v1", "v2", "--path", "papers.csv", "--json", tmp_path / "by_tags.json",
+                     cwd=tmp_path / "repo")
+    assert by_files.returncode == 0, by_files.stderr
+    assert by_tags.returncode == 0, by_tags.stderr
+    assert by_files.stdout == by_tags.stdout
+    assert "added                 2  abs-2101.00006, abs-2101.00007" in by_files.stdout
+    assert "relabelled            1  abs-2101.00003 cs.LG -> cs.CV" in by_files.stdout
+    assert "cs.CV         0 ->         1  +1" in by_files.stdout
+    contents = [json.loads((tmp_path / name).read_text())
+                for name in ("by_files.json", "by_tags.json")]
+    assert contents[0] == contents[1] and contents[0]["counts"]["reworded"] == 2
+    wrong = script("v1", "v9", "--path", "papers.csv", cwd=tmp_path / "repo")
+    assert wrong.returncode == 2 and "'v9' is no file" in wrong.stderr
