@@ -6,6 +6,7 @@ import logging
 from datetime import date
 from pathlib import Path
 
+from requests.exceptions import ConnectionError
 from tqdm import tqdm
 
 from nej import InputError
@@ -47,8 +48,12 @@ def fetch_feed(query: str, since: date, folder: Path) -> Path:
                               unit=" papers", disable=None):
                 file.write(json.dumps(_record(paper), ensure_ascii=False) + "\n")
     except Exception as error:  # the client's own, requests', the parser's
-        raise InputError(f"arXiv's API: {str(error)[:200]}; the same command goes on after the "
-                         f"{_whole_lines(path)} papers that are fetched") from error
+        fetched = _whole_lines(path)
+        if not fetched:
+            path.unlink()
+        reason = "cannot be reached" if isinstance(error, ConnectionError) else str(error)[:200]
+        raise InputError(f"arXiv's API: {reason}; the same command goes on after the {fetched} "
+                         "papers that are fetched") from error
     return path
 
 

@@ -61,7 +61,8 @@ def _set_up_logging(debug: bool) -> None:
     if debug:
         return
     warnings.simplefilter("ignore")
-    for noisy in ("transformers", "datasets", "accelerate", "huggingface_hub", "httpx", "torch"):
+    for noisy in ("transformers", "datasets", "accelerate", "huggingface_hub", "httpx", "torch",
+                  "arxiv"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if not sys.stderr.isatty():

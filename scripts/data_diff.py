@@ -46,11 +46,13 @@ def _version(name: str, path: Path, target: Path) -> Path:
     if Path(name).is_file():
         return Path(name)
     done = subprocess.run(
-        [sys.executable, "-m", "dvc", "get", "--quiet", "--rev", name, "--out", target, ".", path],
+        [sys.executable, "-m", "dvc", "get", "--rev", name, "--out", target, ".", path],
         capture_output=True, text=True)
     if done.returncode != 0:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[0]
-        raise InputError(f"{name!r} is no file, and as a git revision it gives no {path}: {reason}")
+        reason = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines()
+                  if line.startswith("ERROR: ")] or ["no reason given"]
+        raise InputError(f"{name!r} is no file, and as a git revision it gives no {path}: "
+                         f"{reason[0][:200]}")
     return target
 
 
