@@ -58,7 +58,9 @@ class Pin:
 def fetch_csv(target: Path, source: Path | None = None, *, accept: bool = False) -> None:
     """Put the pinned version of the papers in place as `target`.
 
-    Without a source it is looked for in place, in DVC's cache and remote, and on Kaggle.
+    Without a source it is looked for in place, in DVC's cache and remote, and on Kaggle, and
+    another version is an error. A source that is named is taken; if it is another version, a
+    warning says so.
 
     Args:
         target: the CSV; what it must be is pinned by `<target>.dvc`, if there is one.
@@ -71,8 +73,13 @@ def fetch_csv(target: Path, source: Path | None = None, *, accept: bool = False)
     """
     pin = Pin.of(target)
     if source is not None:
-        _install(source, target, None if accept else pin)
+        _install(source, target, None)
         kaggle_version = None
+        if pin is not None and not accept and not pin.matches(target):
+            logger.warning(
+                "%s is another version of the data: md5 %s, but %s pins %s; to make it the new "
+                "version: make data ACCEPT=1 SOURCE=%s", target, checksum(target, "md5"), pin.file,
+                pin.md5, source)
     else:
         if pin is not None and not accept:
             if target.exists() and pin.matches(target):
@@ -111,8 +118,8 @@ def _install(source: Path, target: Path, pin: Pin | None) -> None:
             raise InputError(
                 f"SOURCE: {source} holds another version of the data: md5 "
                 f"{checksum(aside, 'md5')} of {aside.stat().st_size:,} bytes, but {pin.file} pins "
-                f"{pin.md5} of {pin.size:,} bytes; name that version, or make this one the new "
-                "version of the data with --accept (`make data ACCEPT=1 ...`)")
+                f"{pin.md5} of {pin.size:,} bytes; make this one the new version of the data with "
+                "--accept (`make data ACCEPT=1`), or name the pinned one as SOURCE")
 
 
 def _extract_csv(source: Path, target: Path) -> None:
