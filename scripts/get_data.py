@@ -5,8 +5,8 @@
     python scripts/get_data.py --accept another-version.zip
 
 Without a source it comes from DVC's cache or remote, else from Kaggle, where no account is needed.
-The source may be a zip, a CSV, or a folder with one CSV in it. The version is that of
-data/arxiv.csv.dvc; --accept takes another one and pins it there.
+The source may be a zip, a CSV, or a folder with one CSV in it. data/arxiv.csv.dvc pins the version.
+Another one is refused from Kaggle, and taken with a warning where you name it; --accept pins it.
 """
 
 import argparse

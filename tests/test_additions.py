@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nej import InputError, additions
+from nej import InputError
 from nej.additions import add_papers, parse_id
 from nej.difference import compare
-from nej.papers import KAGGLE_COLUMNS, read_papers
+from nej.papers import read_papers
 from test_papers import paper, write_papers
 
 OLD = [paper("abs-2101.00001v2"), paper("cs-9308101v1"), paper("abs-2101.00003"),
@@ -227,10 +227,6 @@ def test_no_paper_changes_its_split(target, tmp_path, papers_csv):
 ])
 def test_ids(text, expected):
     assert parse_id(text) == expected
-
-
-def test_every_column_is_written(target):
-    assert set(rows(target)[0]) == set(KAGGLE_COLUMNS) and additions.COLUMNS
 
 
 @pytest.mark.skipif("NEJ_REAL_DATA" not in os.environ,
