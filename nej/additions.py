@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from nej import InputError
 from nej.files import replacing
-from nej.papers import COLUMNS, KAGGLE_COLUMNS, check_header, require
+from nej.rows import COLUMNS, KAGGLE_COLUMNS, check_header, require
 
 logger = logging.getLogger(__name__)
 

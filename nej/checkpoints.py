@@ -14,7 +14,7 @@ from safetensors import safe_open
 from nej import InputError
 from nej.config import Config
 from nej.files import checksum, write_json
-from nej.papers import require
+from nej.rows import require
 
 logger = logging.getLogger(__name__)
 

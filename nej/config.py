@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -21,6 +22,7 @@ from nej import InputError
 OTHER = "Other"
 OVER_ZERO = ("learning_rate", "num_train_epochs", "eval_steps", "logging_steps")
 BOUNDS = {
+    "max_bad_rows": (0, math.inf), "near_duplicate_threshold": (0.5, 1),
     "min_papers": (1, math.inf), "top_k": (1, math.inf), "max_train_papers": (1, math.inf),
     "validation_fraction": (0.001, 0.4), "test_fraction": (0.001, 0.4),
     "max_length": (4, math.inf), "dropout": (0, 0.9), "frozen_layers": (0, math.inf),
@@ -55,10 +57,20 @@ class Config:
     top_k: int | None = _key(None, "Then use this many of the largest categories only.")
     other_categories: Literal["drop", "gather"] = _key(
         "drop", "Papers of all other categories: drop them, or gather them as 'Other'.")
+    max_bad_rows: int = _key(
+        0, "Rows that may be unreadable or incomplete, and are left out; more of them stop.")
+    near_duplicate_threshold: float | None = _key(
+        0.8, "Leave out papers whose summary is so similar (0 to 1) to that of an earlier row; "
+             "null leaves out equal ones only.")
     validation_fraction: float = _key(
         0.1, "Share of the papers to choose on, by the hash of their id.")
     test_fraction: float = _key(
         0.1, "Share of the papers to judge on, by the hash of their id.")
+    validation_from: str | None = _key(
+        None, "In place of the two shares: papers published from this day on, as 2018-01-01, are "
+              "for validation. Those without a date are left out.")
+    test_from: str | None = _key(
+        None, "With validation_from: papers published from this later day on are for the test.")
     max_train_papers: int | None = _key(
         None, "Train on this many of the training papers only; null takes all.")
     # model
@@ -238,5 +250,22 @@ def _check_values(config: Config) -> None:
         value = getattr(config, key)
         if value >= 1 and value != int(value):
             raise InputError(f"{key} is {value}; it must be a whole number, or a share under 1")
+    _check_dates(config)
     if config.max_steps == 0:
         raise InputError("max_steps is 0; it must be over 0, or -1 to go by num_train_epochs")
+
+
+def _check_dates(config: Config) -> None:
+    if (config.validation_from is None) != (config.test_from is None):
+        raise InputError("validation_from and test_from belong together; give both, or neither to "
+                         "split by the hash of the id")
+    dates = []
+    for key in ("validation_from", "test_from") if config.test_from else ():
+        try:
+            dates.append(date.fromisoformat(getattr(config, key)))
+        except ValueError:
+            raise InputError(f"{key} is {getattr(config, key)!r}; it must be a day such as "
+                             "2018-01-31") from None
+    if dates and dates[0] >= dates[1]:
+        raise InputError(f"validation_from is {dates[0]} and test_from {dates[1]}; the test papers "
+                         "are the newest: test_from must be later")

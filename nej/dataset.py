@@ -4,30 +4,37 @@ import difflib
 import hashlib
 import json
 import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from datasets.arrow_writer import ArrowWriter
 from transformers import PreTrainedTokenizerBase
 
 from nej import InputError
 from nej.config import OTHER, Config
-from nej.files import checksum, replacing
-from nej.papers import read_papers, require
-from nej.splits import SPLITS, assign, positions
+from nej.files import checksum, explained_writes, replacing
+from nej.papers import CleanPapers, clean
+from nej.rows import require
+from nej.splits import SPLITS, assign, assign_by_date
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1  # raise it when the same papers and settings would give another data set
+FORMAT = 2  # raise it when the same papers and settings would give another data set
 SETTINGS = (
     "text_fields", "label_column", "categories", "min_papers", "top_k", "other_categories",
-    "validation_fraction", "test_fraction", "max_train_papers", "max_length",
+    "max_bad_rows", "near_duplicate_threshold", "validation_fraction", "test_fraction",
+    "validation_from", "test_from", "max_train_papers", "max_length",
 )
 
 
-def load_dataset(config: Config, tokenizer: PreTrainedTokenizerBase) -> datasets.DatasetDict:
+def load_dataset(config: Config, tokenizer: PreTrainedTokenizerBase, *,
+                 papers: CleanPapers | None = None) -> datasets.DatasetDict:
     """Return train, validation and test, tokenized; made now or taken from the cache.
 
     Columns: id, text (string), label (ClassLabel, ids in the order of the sorted names, 'Other'
@@ -36,13 +43,27 @@ def load_dataset(config: Config, tokenizer: PreTrainedTokenizerBase) -> datasets
     The cache is keyed by the CSV's bytes, the settings and the tokenizer, so that it serves
     whatever folder nej is started from.
 
+    Args:
+        papers: those of the config's CSV, if they are clean already.
+
     Raises:
         InputError: bad data, categories that do not exist, too few papers to split.
     """
     folder = cache_folder(config, tokenizer)
     if not (folder / "dataset_dict.json").exists():
-        with replacing(folder) as aside:
-            build_dataset(config, tokenizer).save_to_disk(aside)
+        with ExitStack() as stack:
+            papers = papers or stack.enter_context(clean_papers(config))
+            scratch = stack.enter_context(_scratch())
+            dataset = split_papers(papers, config, scratch).map(
+                tokenize, batched=True, desc="Tokenize", load_from_cache_file=False,
+                fn_kwargs={"tokenizer": tokenizer, "max_length": config.max_length},
+                features=datasets.Features({
+                    "id": datasets.Value("string"), "text": datasets.Value("string"),
+                    "label": datasets.ClassLabel(names=choose_categories(papers, config)),
+                    "input_ids": datasets.List(datasets.Value("int32")),
+                    "length": datasets.Value("int32"), "truncated": datasets.Value("bool")}))
+            with replacing(folder) as aside:
+                dataset.save_to_disk(aside)
     dataset = datasets.load_from_disk(folder)
     for name in SPLITS:
         columns = dataset[name].data.table
@@ -67,39 +88,88 @@ def cache_folder(config: Config, tokenizer: PreTrainedTokenizerBase) -> Path:
     return datasets.config.HF_DATASETS_CACHE / "nej" / digest[:32]
 
 
-def build_dataset(config: Config, tokenizer: PreTrainedTokenizerBase) -> datasets.DatasetDict:
-    """Read, label, split and tokenize the papers; see `load_dataset`."""
-    papers = read_papers(Path(config.data_path))
-    names = choose_categories(papers[config.label_column], config)
-    table = _labelled(papers, names, config)
-    where = positions(table["id"].to_pylist())
-    split = assign(where, validation_fraction=config.validation_fraction,
-                   test_fraction=config.test_fraction)
+@contextmanager
+def clean_papers(config: Config) -> Iterator[CleanPapers]:
+    """Clean the config's CSV; the result lasts as long as the block.
+
+    Raises:
+        InputError: see `papers.clean`.
+    """
+    with _scratch() as scratch:
+        yield clean(Path(config.data_path), scratch, max_bad_rows=config.max_bad_rows,
+                    near_duplicate_threshold=config.near_duplicate_threshold)
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """Make a folder beside the caches, where there is room for them, for the block."""
+    parent = datasets.config.HF_DATASETS_CACHE / "nej"
+    with explained_writes(parent):
+        parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".scratch-", dir=parent) as folder:
+            yield Path(folder)
+
+
+def split_papers(papers: CleanPapers, config: Config, folder: Path) -> datasets.DatasetDict:
+    """Label and split the papers into Arrow files in `folder`, one batch at a time.
+
+    Returns:
+        train, validation and test with id, text and label, read from those files where needed.
+
+    Raises:
+        InputError: categories that do not exist, too few papers to split.
+    """
+    names = choose_categories(papers, config)
+    labels = _label_ids(papers.labels[config.label_column], names, config)
+    split = np.where(labels < 0, len(SPLITS), _assign(papers, config))
     if config.max_train_papers is not None:
-        split = _limit_training(split, where, config.max_train_papers)
-    _check_split(split, table["label"].to_numpy(), names)
+        split = _limit_training(split, papers.positions, config.max_train_papers)
+    _check_split(split, labels, names)
     features = datasets.Features({
         "id": datasets.Value("string"), "text": datasets.Value("string"),
         "label": datasets.ClassLabel(names=names)})
-    table = table.cast(features.arrow_schema)
-    dataset = datasets.DatasetDict({
-        name: datasets.Dataset(table.filter(pa.array(split == index)).combine_chunks())
-        for index, name in enumerate(SPLITS)})
-    return dataset.map(
-        tokenize, batched=True, desc="Tokenize", load_from_cache_file=False,
-        fn_kwargs={"tokenizer": tokenizer, "max_length": config.max_length},
-        features=datasets.Features({
-            **features, "input_ids": datasets.List(datasets.Value("int32")),
-            "length": datasets.Value("int32"), "truncated": datasets.Value("bool")}))
+    with ExitStack() as stack:
+        writers = [stack.enter_context(
+            ArrowWriter(features=features, path=str(folder / f"{name}.arrow"))) for name in SPLITS]
+        start = 0
+        for batch in papers.batches():
+            here = slice(start, start + len(batch))
+            start += len(batch)
+            table = pa.table({"id": batch["id"], "text": texts(batch, config.text_fields),
+                              "label": labels[here]})
+            for index, writer in enumerate(writers):
+                writer.write_table(table.filter(pa.array(split[here] == index)))
+        for writer in writers:
+            writer.finalize()
+    return datasets.DatasetDict({
+        name: datasets.Dataset.from_file(str(folder / f"{name}.arrow")) for name in SPLITS})
 
 
-def choose_categories(labels: pa.ChunkedArray, config: Config) -> list[str]:
+def _assign(papers: CleanPapers, config: Config) -> np.ndarray:
+    if config.test_from is None:
+        return assign(papers.positions, validation_fraction=config.validation_fraction,
+                      test_fraction=config.test_fraction)
+    undated = int(np.isnat(papers.published).sum())
+    logger.info("split by date; %d of %d papers have none and are left out", undated, len(papers))
+    return assign_by_date(
+        papers.published, validation_from=np.datetime64(config.validation_from),
+        test_from=np.datetime64(config.test_from))
+
+
+def _label_ids(labels: pa.DictionaryArray, names: list[str], config: Config) -> np.ndarray:
+    """Return each paper's index into `names`, int64; -1 for a paper of no class."""
+    other = len(names) - 1 if config.other_categories == "gather" else -1
+    ids = pc.fill_null(pc.index_in(labels.dictionary, value_set=pa.array(names)), other)
+    return ids.to_numpy().astype(np.int64)[labels.indices.to_numpy()]
+
+
+def choose_categories(papers: CleanPapers, config: Config) -> list[str]:
     """Return the class names, sorted, 'Other' last if it is wanted.
 
     Raises:
         InputError: a category that is not in the data, top_k over what exists, fewer than two.
     """
-    counts = {item["values"].as_py(): item["counts"].as_py() for item in pc.value_counts(labels)}
+    counts = papers.counts(config.label_column)
     chosen = config.categories or list(counts)
     for name in chosen:
         if name not in counts:
@@ -127,7 +197,7 @@ def choose_categories(labels: pa.ChunkedArray, config: Config) -> list[str]:
     return names
 
 
-def texts(papers: pa.Table, text_fields: str) -> pa.ChunkedArray:
+def texts(papers: pa.RecordBatch, text_fields: str) -> pa.Array:
     """Return what the model reads of each paper: `text_fields` as in Config."""
     if text_fields == "summary":
         return papers["summary"]
@@ -145,17 +215,6 @@ def tokenize(
         "length": [len(ids) for ids in encoded["input_ids"]],
         "truncated": [bool(encoding.overflowing) for encoding in encoded.encodings],
     }
-
-
-def _labelled(papers: pa.Table, names: list[str], config: Config) -> pa.Table:
-    """Return id, text and label (an index into `names`), without the papers of no class."""
-    label = pc.index_in(papers[config.label_column], value_set=pa.array(names))
-    if config.other_categories == "gather":
-        label = pc.fill_null(label, len(names) - 1)
-    table = pa.table({
-        "id": papers["id"], "text": texts(papers, config.text_fields),
-        "label": label.cast(pa.int64())})
-    return table.filter(pc.is_valid(label))
 
 
 def _limit_training(split: np.ndarray, where: np.ndarray, most: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from accelerate import PartialState
 
 from nej.config import Config
 from nej.files import checksum, write_json
-from nej.papers import require
+from nej.rows import require
 from nej.training import TrainingResult
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "safetensors",

@@ -1,149 +1,172 @@
-"""The CSV of papers: read, checked, cleaned, deduplicated."""
+"""The papers of a CSV: one row of each, and what became of every other row."""
 
-import csv
 import logging
-import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv as pa_csv
 
 from nej import InputError
+from nej.duplicates import near_duplicates
+from nej.rows import TEXTS, Reject, Rows, read_rows
+from nej.splits import to_positions
 
 logger = logging.getLogger(__name__)
 
-KAGGLE_COLUMNS = (
-    "id", "title", "category", "category_code", "published_date", "updated_date", "authors",
-    "first_author", "summary", "summary_word_count",
-)
-COLUMNS = ("id", "title", "category", "category_code", "summary")  # what nej reads
-BLOCK_BYTES = 16 << 20  # a row must fit into a block
 
+@dataclass(frozen=True)
+class CleanPapers:
+    """The papers of a CSV that are kept, on disk, and what became of every other row.
 
-def require(path: Path) -> Path:
-    """Return `path` if it is a file, else raise InputError with the way to get it."""
-    if not path.is_file():
-        raise InputError(f"data_path: no file {path}; `make data` gets Kaggle's file as "
-                         "data/arxiv.csv, `make sample` the sample")
-    if not os.access(path, os.R_OK):
-        raise InputError(f"data_path: {path} may not be read; change its permissions")
-    return path
+    `rows` = papers kept + rows rejected. Arrays are by paper, in the file's order.
+    """
 
+    path: Path  # the CSV
+    rows: int
+    rejects: pa.Table  # the fields of Reject, by row
+    positions: np.ndarray  # float64 in [0, 1), from which the split follows
+    published: np.ndarray  # datetime64[D], NaT where there is no date
+    labels: dict[str, pa.DictionaryArray]  # category_code and category
+    _file: Path
+    _kept: np.ndarray  # bool, by row of _file
 
-def check_header(path: Path, *, named: Path | None = None) -> None:
-    """Raise InputError if the CSV at `path` (spoken of as `named`) lacks a column nej reads."""
-    named = named or path
-    try:
-        with open(path, "rb") as handle:
-            header = next(csv.reader([handle.readline(1 << 16).decode("utf-8-sig")]), [])
-    except UnicodeDecodeError as error:
-        raise InputError(f"{named}: row 1 is not UTF-8 ({error.reason} at byte {error.start}); "
-                         "save the file as UTF-8") from error
-    missing = [column for column in COLUMNS if column not in header]
-    if missing:
-        raise InputError(
-            f"{named}: the header (row 1) lacks {', '.join(missing)}; found: "
-            f"{', '.join(header)[:200] or 'nothing'}; needed: {', '.join(KAGGLE_COLUMNS)}")
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def batches(self, *columns: str) -> Iterator[pa.RecordBatch]:
+        """Yield the kept papers' TEXTS, or some of them; one batch is in memory at a time."""
+        for batch in _kept_batches(self._file, self._kept):
+            yield batch.select(columns or TEXTS)
+
+    def table(self) -> pa.Table:
+        """Return id (without its version), title, summary, category_code and category."""
+        texts = pa.Table.from_batches(self.batches(), pa.schema([(c, pa.string()) for c in TEXTS]))
+        for column, labels in self.labels.items():
+            texts = texts.append_column(column, labels.cast(pa.string()))
+        return texts
+
+    def counts(self, column: str) -> dict[str, int]:
+        """Return the papers of each label in `column`."""
+        labels = self.labels[column]
+        counts = np.bincount(labels.indices.to_numpy(), minlength=len(labels.dictionary))
+        return {name: count for name, count in zip(labels.dictionary.to_pylist(), counts.tolist())
+                if count}
 
 
 def read_papers(path: Path) -> pa.Table:
-    """Read a CSV of papers.
+    """Read a CSV of papers into memory; near-duplicates are kept. See `clean` for the rest."""
+    with tempfile.TemporaryDirectory() as scratch:
+        return clean(path, Path(scratch), near_duplicate_threshold=None).table()
 
-    White space is collapsed. Of several versions of a paper (`abs-2101.00001v2`) the newest is
-    kept, of several papers with the same summary the first.
 
-    Returns:
-        A table of strings: id (without its version), title, category, category_code, summary.
+def clean(path: Path, scratch: Path, *, max_bad_rows: int = 0,
+          near_duplicate_threshold: float | None = 0.8) -> CleanPapers:
+    """Read a CSV and keep one row of each paper.
+
+    Left out are bad rows (see `read_rows`), all versions of a paper (`abs-2101.00001v2`) but the
+    newest, notices that a paper was withdrawn, and papers with the summary of an earlier row, or
+    nearly. A row never changes what becomes of the papers before it, but for an older version of
+    its own.
+
+    Args:
+        scratch: a folder for the papers' texts; it must live as long as the result.
+        max_bad_rows: how many bad rows there may be.
+        near_duplicate_threshold: the similarity (`duplicates.near_duplicates`) from which a summary
+            counts as repeated; None looks for equal ones only.
 
     Raises:
-        InputError: no file, a missing column, a row with too few or too many fields or with an
-            empty id, summary or category (with the row's number; the header is row 1), not UTF-8.
+        InputError: an unreadable file, no papers, or too many bad rows.
     """
-    check_header(require(path))
-    try:
-        table = pa.Table.from_batches(
-            list(_batches(path)), pa.schema([(column, pa.string()) for column in COLUMNS]))
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{path}: {_explain(path, str(error))}") from error
-    rows = len(table)
-    if rows == 0:
+    file = scratch / "papers.arrow"
+    rows, bad = read_rows(path, file)
+    total = len(rows.row) + len(bad)
+    if total == 0:
         raise InputError(f"{path}: no papers, only a header; fetch the file again")
-    table = _newest_versions(table)
-    versions = rows - len(table)
-    table = _first_of_same_summary(table)
-    logger.info("%s: %d rows, %d papers (%d older versions or repeated rows, %d repeated "
-                "summaries left out)", path, rows, len(table), versions,
-                rows - versions - len(table))
-    return table
+    if len(bad) > max_bad_rows:
+        first = min(bad, key=lambda reject: reject.row)
+        raise InputError(
+            f"{path}: row {first.row} (id {first.id[:40]!r}) {first.reason}; correct or delete it"
+            + f" (there are {len(bad):,} bad rows)" * (len(bad) > 1)
+            + f", or leave bad rows out with --max_bad_rows {len(bad)}")
+    kept = np.ones(len(rows.row), bool)
+    rejects = bad
+    for find in (_older_versions, _withdrawn, _same_summaries):
+        rejects += find(rows, kept)
+    if near_duplicate_threshold is not None:
+        rejects += _near_duplicates(rows, kept, file, near_duplicate_threshold)
+    papers = CleanPapers(
+        path=path, rows=total,
+        rejects=pa.Table.from_pylist(
+            [asdict(reject) for reject in sorted(rejects, key=lambda reject: reject.row)],
+            pa.schema([("row", pa.int64()), *((f.name, pa.string()) for f in fields(Reject)[1:])])),
+        positions=to_positions(rows.hash[kept]), published=rows.published[kept],
+        labels={name: pa.DictionaryArray.from_arrays(codes[kept], rows.names[name])
+                for name, codes in rows.labels.items()},
+        _file=file, _kept=kept)
+    logger.info("%s: %d rows, %d papers%s", path, total, len(papers), "".join(
+        f"; {count} {kind}" for kind, count in
+        Counter(papers.rejects["kind"].to_pylist()).most_common()))
+    return papers
 
 
-def _batches(path: Path):
-    """Yield cleaned record batches; one block of the file is in memory at a time."""
-    reader = pa_csv.open_csv(
-        path,
-        # one thread: only then does an error say which row it is in
-        read_options=pa_csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False),
-        parse_options=pa_csv.ParseOptions(newlines_in_values=True),
-        convert_options=pa_csv.ConvertOptions(
-            include_columns=list(COLUMNS), column_types={c: pa.string() for c in COLUMNS},
-            strings_can_be_null=False),
-    )
-    row = 2
-    for batch in reader:
-        columns = {c: _collapse_spaces(batch[c]) for c in COLUMNS}
-        for name in ("id", "summary", "category", "category_code"):
-            empty = pc.index(columns[name], "").as_py()
-            if empty >= 0:
-                raise InputError(
-                    f"{path}: row {row + empty} (id {columns['id'][empty].as_py()!r}) has an empty "
-                    f"{name}; fill it in or delete the row")
-        yield pa.record_batch(columns)
-        row += len(batch)
+def _older_versions(rows: Rows, kept: np.ndarray) -> Iterator[Reject]:
+    """Keep of each paper the highest version, and of that the first row."""
+    order = np.lexsort((rows.row, -rows.version.astype(int), rows.hash))
+    for index, first in _repeats(rows.hash, order):
+        if rows.version[index] < rows.version[first]:
+            yield _repeat(rows, kept, index, first, "older version", "has the newer version in")
+        else:
+            yield _repeat(rows, kept, index, first, "repeated row", "has the id of")
 
 
-def _collapse_spaces(texts: pa.Array) -> pa.Array:
-    return pc.utf8_trim_whitespace(pc.replace_substring_regex(texts, r"[\s\p{Z}]+", " "))
+def _withdrawn(rows: Rows, kept: np.ndarray) -> Iterator[Reject]:
+    for index in np.flatnonzero(kept & rows.withdrawn):
+        kept[index] = False
+        yield Reject(int(rows.row[index]), rows.id[index].as_py(), "withdrawn",
+                     "is a notice that the paper was withdrawn")
 
 
-def _explain(path: Path, error: str) -> str:
-    """Say what Arrow's `error` means and what to do."""
-    if "UTF8" not in error:
-        return (f"{' '.join(error.split())[:200]}; correct or delete the row (the header is row "
-                "1, blank lines do not count)")
-    with open(path, "rb") as handle:
-        for number, line in enumerate(handle, 1):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError as wrong:
-                return (f"line {number} is not UTF-8 (byte {line[wrong.start]:#04x} at "
-                        f"{wrong.start}); save the file as UTF-8")
-    return error
+def _same_summaries(rows: Rows, kept: np.ndarray) -> Iterator[Reject]:
+    order = np.flatnonzero(kept)
+    order = order[np.argsort(rows.summary[order], kind="stable")]
+    for index, first in _repeats(rows.summary, order):
+        yield _repeat(rows, kept, index, first, "repeated summary", "has the summary of")
 
 
-def _newest_versions(table: pa.Table) -> pa.Table:
-    """Strip the version from each id and keep the row with the highest one, in the file's order."""
-    parts = pc.extract_regex(table["id"], r"^(?P<paper>.+?)(?:v(?P<version>[0-9]{1,4}))?$")
-    version = pc.struct_field(parts, "version")
-    keys = pa.table({
-        "paper": pc.struct_field(parts, "paper"),
-        "version": pc.cast(pc.if_else(pc.equal(version, ""), "0", version), pa.int64()),
-        "row": pa.array(range(len(table))),
-    })
-    order = keys.sort_by([("paper", "ascending"), ("version", "descending"), ("row", "ascending")])
-    kept = order.filter(_differs_from_previous(order["paper"]))["row"]
-    kept = pc.take(kept, pc.sort_indices(kept))
-    table = table.set_column(0, "id", keys["paper"])
-    return table.take(kept)
+def _near_duplicates(rows: Rows, kept: np.ndarray, file: Path, threshold: float
+                     ) -> Iterator[Reject]:
+    index = np.flatnonzero(kept)
+    found = near_duplicates(
+        lambda: (batch["summary"].to_pylist() for batch in _kept_batches(file, kept)),
+        threshold=threshold, number=len(index))
+    # near_duplicates goes through the file by `kept`, which changes only now
+    for later, (earlier, similarity) in found.items():
+        yield _repeat(rows, kept, index[later], index[earlier], "near-duplicate",
+                      f"has a summary that is {similarity:.0%} that of")
 
 
-def _first_of_same_summary(table: pa.Table) -> pa.Table:
-    keys = pa.table({"text": pc.utf8_lower(table["summary"]), "row": pa.array(range(len(table)))})
-    order = keys.sort_by([("text", "ascending"), ("row", "ascending")])
-    kept = order.filter(_differs_from_previous(order["text"]))["row"]
-    return table.take(pc.take(kept, pc.sort_indices(kept)))
+def _repeats(values: np.ndarray, order: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Yield (index, index of the first in `order` with the same value) for all others."""
+    values = values[order]
+    is_first = np.append(True, values[1:] != values[:-1])[:len(order)]
+    first = order[np.maximum.accumulate(np.where(is_first, np.arange(len(order)), 0))]
+    for place in np.flatnonzero(~is_first):
+        yield order[place], first[place]
 
 
-def _differs_from_previous(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    values = values.combine_chunks()
-    return pa.chunked_array([[True], pc.not_equal(values[1:], values[:-1])])
+def _repeat(rows: Rows, kept: np.ndarray, index: int, of: int, kind: str, says: str) -> Reject:
+    kept[index] = False
+    return Reject(int(rows.row[index]), rows.id[index].as_py(), kind, f"{says} row {rows.row[of]}",
+                  rows.id[of].as_py())
+
+
+def _kept_batches(file: Path, kept: np.ndarray) -> Iterator[pa.RecordBatch]:
+    start = 0
+    with pa.OSFile(str(file)) as source, pa.ipc.open_stream(source) as stream:
+        for batch in stream:
+            yield batch.filter(pa.array(kept[start:start + len(batch)]))
+            start += len(batch)

@@ -14,7 +14,7 @@ import yaml
 
 from nej import InputError
 from nej.files import checksum, replacing
-from nej.papers import check_header
+from nej.rows import check_header
 
 logger = logging.getLogger(__name__)
 

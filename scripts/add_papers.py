@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
         parser.error("--from-arxiv and --since belong together")
     from nej.additions import add_papers
     from nej.files import replacing
-    from nej.papers import require
+    from nej.rows import require
     from nej.sources import pin_version
     fetched = []
     if options.from_arxiv:

@@ -6,7 +6,8 @@ import random
 import pytest
 
 from nej import InputError
-from nej.papers import KAGGLE_COLUMNS, read_papers
+from nej.papers import read_papers
+from nej.rows import KAGGLE_COLUMNS
 
 HEADER = ",".join(KAGGLE_COLUMNS)
 GOOD = "abs-21{:02d}.00001v1,T,Learning,cs.LG,1/1/21,1/1/21,['A'],'A',Summary {},2"
@@ -58,7 +59,7 @@ def test_sample_is_read_whole(papers_csv):
         seen.add(summary.lower())
     table = read_papers(papers_csv)
     assert list(zip(table["id"].to_pylist(), table["summary"].to_pylist())) == expected
-    assert table.column_names == ["id", "title", "category", "category_code", "summary"]
+    assert table.column_names == ["id", "title", "summary", "category_code", "category"]
     assert 500 < len(table) < 600
 
 
@@ -176,7 +177,7 @@ def test_empty_field_gives_its_row(tmp_path, column, empty, before):
 
 
 def test_rows_are_counted_on_over_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr("nej.papers.BLOCK_BYTES", 2000)
+    monkeypatch.setattr("nej.rows.BLOCK_BYTES", 2000)
     rows = [paper(f"abs-{number}v1", summary=f"Two\nlines {number}.") for number in range(100)]
     assert len(read_papers(write_papers(tmp_path / "good.csv", rows))) == 100
     rows[83]["summary"] = ""

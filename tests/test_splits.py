@@ -7,7 +7,8 @@ from hashlib import blake2b
 import numpy as np
 import pytest
 
-from nej.papers import KAGGLE_COLUMNS, read_papers
+from nej.papers import read_papers
+from nej.rows import KAGGLE_COLUMNS
 from nej.splits import SPLITS, assign, positions
 
 IDS = [f"abs-{year:02d}{month:02d}.{number:05d}"

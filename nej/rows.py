@@ -1,0 +1,302 @@
+"""The rows of a CSV of papers: read and checked, whatever their number."""
+
+import csv
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+
+from nej import InputError
+from nej.splits import hashes
+
+KAGGLE_COLUMNS = (
+    "id", "title", "category", "category_code", "published_date", "updated_date", "authors",
+    "first_author", "summary", "summary_word_count",
+)
+COLUMNS = ("id", "title", "category", "category_code", "summary")  # what nej needs
+TEXTS, LABELS, PUBLISHED = ("id", "title", "summary"), ("category_code", "category"), (
+    "published_date")
+BLOCK_BYTES = 16 << 20  # a row must fit into a block
+LONGEST_BYTES = 1 << 20  # of a field; over that a quote is missing
+NOTICE_BYTES = 600  # a notice of withdrawal is shorter
+# sums up to (this paper) has been withdrawn
+WITHDRAWN = (r"(?i)\b(paper|article|submission|manuscript|preprint|version|work|note|report|thesis)"
+             r"\b[^.]{0,40}\b(withdrawn|retracted)\b|\bwithdrawn by\b|^\W*withdrawn\b")
+# bytes that may begin or be white space other than a space: ASCII's, and of U+0085 to U+3000
+_ODD = np.zeros(256, bool)
+_ODD[[*range(32), 0xC2, 0xE1, 0xE2, 0xE3]] = True
+
+
+def require(path: Path) -> Path:
+    """Return `path` if it is a file, else raise InputError with the way to get it."""
+    if not path.is_file():
+        raise InputError(f"data_path: no file {path}; `make data` gets Kaggle's file as "
+                         "data/arxiv.csv, `make sample` the sample")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"data_path: {path} may not be read; change its permissions")
+    return path
+
+
+def check_header(path: Path, *, named: Path | None = None) -> list[str]:
+    """Return the columns of the CSV at `path` (spoken of as `named`).
+
+    Raises:
+        InputError: one that nej needs is not among them.
+    """
+    named = named or path
+    try:
+        with open(path, "rb") as handle:
+            line = handle.readline(1 << 16).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{named}: row 1 is not UTF-8 ({error.reason} at byte {error.start}); "
+                         "save the file as UTF-8") from error
+    header = next(csv.reader([line]), [])
+    missing = [column for column in COLUMNS if column not in header]
+    if missing:
+        other = next((s for s in ("\t", ";", "|") if set(COLUMNS) <= set(line.strip().split(s))),
+                     None)
+        if other:
+            raise InputError(f"{named}: its columns are separated by {other!r}; save it with "
+                             "commas")
+        raise InputError(
+            f"{named}: the header (row 1) lacks {', '.join(missing)}; found: "
+            f"{', '.join(header)[:200] or 'nothing'}; needed: {', '.join(KAGGLE_COLUMNS)}")
+    return header
+
+
+@dataclass
+class Rows:
+    """What is known of each good row, as arrays in the file's order."""
+
+    row: np.ndarray  # int64, its number; the header is row 1, and blank lines do not count
+    id: pa.ChunkedArray  # of strings, without the version
+    hash: np.ndarray  # uint64, of the id
+    version: np.ndarray  # int16, 0 where there is none
+    summary: np.ndarray  # uint64, hash of the summary in small letters
+    withdrawn: np.ndarray  # bool
+    published: np.ndarray  # datetime64[D]
+    labels: dict[str, np.ndarray]  # int32, index into names
+    names: dict[str, pa.Array]
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A row that is left out, and why."""
+
+    row: int
+    id: str
+    kind: str
+    reason: str
+    of: str | None = None  # id of the paper that it repeats
+
+
+def read_rows(path: Path, file: Path) -> tuple[Rows, list[Reject]]:
+    """Read the CSV at `path`; write the TEXTS of its good rows to `file`, an Arrow stream.
+
+    White space is collapsed. 100 bytes a row are in memory, the rest on disk.
+
+    Returns:
+        What is known of the good rows, and the bad ones: a wrong number of fields, an empty id,
+        summary or category, a NUL character, a field of over 1 MiB, a second header.
+
+    Raises:
+        InputError: no file, a missing column, not UTF-8, a missing quote.
+    """
+    check_header(require(path))
+    _check_quotes(path)
+    try:
+        try:
+            return _write_rows(path, file, use_threads=True)
+        except pa.ArrowInvalid:  # the slower way says in which row
+            return _write_rows(path, file, use_threads=False)
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{path}: {_explain(path, str(error))}") from error
+
+
+def _check_quotes(path: Path) -> None:
+    with open(path, "rb") as file:
+        quotes = sum(piece.count(b'"') for piece in iter(lambda: file.read(BLOCK_BYTES), b""))
+    if quotes % 2:
+        raise InputError(f"{path}: has an odd number of quotes ({quotes:,}), so that one is "
+                         "missing, or the file was cut off; fetch it again, or correct the row")
+
+
+def _write_rows(path: Path, file: Path, *, use_threads: bool) -> tuple[Rows, list[Reject]]:
+    """Write the TEXTS of the good rows to `file`, an Arrow stream; return the rest.
+
+    Raises:
+        pa.ArrowInvalid: not UTF-8, or a field that is larger than a block; with threads, for which
+            Arrow does not know the number of a row, also for a wrong number of fields.
+    """
+    wrong: list[tuple[int, int, int, str]] = []  # rows with a wrong number of fields
+
+    def note(row: pa_csv.InvalidRow) -> str:
+        wrong.append((row.number, row.actual_columns, row.expected_columns, row.text))
+        return "error" if use_threads else "skip"
+
+    columns = [c for c in (*COLUMNS, PUBLISHED) if c in check_header(path)]
+    reader = pa_csv.open_csv(
+        path,
+        read_options=pa_csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=use_threads),
+        parse_options=pa_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=note),
+        convert_options=pa_csv.ConvertOptions(
+            include_columns=columns, column_types={c: pa.string() for c in columns},
+            strings_can_be_null=False))
+    parts: dict[str, list] = defaultdict(list)
+    vocabulary: dict[str, dict[str, int]] = {column: {} for column in LABELS}
+    faults: list[tuple[int, str, str]] = []  # number among the parsed rows, id, reason
+    parsed = 0
+    schema = pa.schema([(column, pa.string()) for column in TEXTS])
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+        for batch in reader:
+            batch = pa.record_batch({c: _collapse_spaces(batch[c]) for c in columns})
+            found = _faults(batch)
+            faults += [(parsed + i, batch["id"][i].as_py(), why) for i, why in found.items()]
+            numbers = np.delete(np.arange(parsed, parsed + len(batch)), list(found))
+            parsed += len(batch)
+            if found:
+                batch = batch.take(pa.array(numbers - (parsed - len(batch))))
+            split = pc.extract_regex(batch["id"], r"^(?P<id>.+?)(?:v(?P<version>[0-9]{1,4}))?$")
+            ids, version = pc.struct_field(split, "id"), pc.struct_field(split, "version")
+            writer.write_batch(pa.record_batch([ids, batch["title"], batch["summary"]], schema))
+            parts["id"].append(ids)
+            parts["number"].append(numbers)
+            parts["hash"].append(hashes(_slices(ids)))
+            parts["version"].append(pc.cast(
+                pc.if_else(pc.equal(version, ""), "0", version), pa.int16()).to_numpy())
+            parts["summary"].append(hashes(_slices(pc.utf8_lower(batch["summary"]))))
+            parts["withdrawn"].append(_notices(batch["summary"]))
+            parts["published"].append(_dates(batch[PUBLISHED]) if PUBLISHED in columns else
+                                      np.full(len(batch), "NaT", "datetime64[D]"))
+            for column in LABELS:
+                parts[column].append(_codes(batch[column], vocabulary[column]))
+    # rows with a wrong number of fields are not among those that were parsed, but have numbers
+    row = np.setdiff1d(np.arange(2, parsed + len(wrong) + 2), [number for number, *_ in wrong])
+    bad = [Reject(int(row[number]), name, "bad row", why) for number, name, why in faults]
+    bad += [Reject(number, text.split(",")[0], "bad row", f"has {there} fields and not {wanted}")
+            for number, there, wanted, text in wrong]
+    arrays = {name: np.concatenate(part) for name, part in parts.items() if name != "id" and part}
+    number = arrays.pop("number", np.array([], int))
+    return Rows(
+        row=row[number], id=pa.chunked_array(parts["id"], pa.string()),
+        labels={column: arrays.pop(column, np.array([], np.int32)) for column in LABELS},
+        names={column: pa.array(list(names), pa.string()) for column, names in vocabulary.items()},
+        **{name: arrays.get(name, np.array([])) for name in (
+            "hash", "version", "summary", "withdrawn", "published")}), bad
+
+
+def _collapse_spaces(texts: pa.Array) -> pa.Array:
+    """Trim, and make one space of each run of white space; only texts that need it are touched."""
+    odd = _odd_texts(texts)
+    if len(odd) == 0:
+        return texts
+    clean = pc.utf8_trim_whitespace(
+        pc.replace_substring_regex(texts.take(odd), r"[\s\p{Z}]+", " "))
+    mask = np.zeros(len(texts), bool)
+    mask[odd.to_numpy()] = True
+    return pc.replace_with_mask(texts, mask, clean)
+
+
+def _odd_texts(texts: pa.Array) -> pa.Array:
+    """Return the indices of texts that have other white space than single spaces inside."""
+    offsets, data = _buffers(texts)
+    space = data == ord(" ")
+    places = [np.flatnonzero(_ODD[data]), np.flatnonzero(space[1:] & space[:-1])]
+    odd = np.zeros(len(texts), bool)
+    for place in places:  # two spaces that belong to different texts do no harm
+        odd[np.searchsorted(offsets, place, "right") - 1] = True
+    full = np.flatnonzero(offsets[1:] > offsets[:-1])
+    odd[full] |= space[offsets[full]] | space[offsets[full + 1] - 1]
+    return pa.array(np.flatnonzero(odd))
+
+
+def _buffers(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Return where each text begins and the last one ends, int32, and the bytes of all, uint8."""
+    _, offsets, data = texts.buffers()
+    offsets = np.frombuffer(offsets, np.int32)[texts.offset:texts.offset + len(texts) + 1]
+    data = np.frombuffer(data or b"", np.uint8)[offsets[0]:offsets[-1]]
+    return offsets - offsets[0], data
+
+
+def _slices(texts: pa.Array) -> Iterator[memoryview]:
+    offsets, data = _buffers(texts)
+    data = memoryview(data)
+    return (data[start:end] for start, end in pairwise(offsets.tolist()))
+
+
+def _faults(batch: pa.RecordBatch) -> dict[int, str]:
+    """Return what is wrong with each bad row of a batch, by its index."""
+    found: dict[int, str] = {}
+    for column in batch.schema.names:
+        texts = batch[column]
+        sizes = pc.binary_length(texts).to_numpy()
+        if column in COLUMNS and column != "title":
+            found |= dict.fromkeys(np.flatnonzero(sizes == 0).tolist(), f"has an empty {column}")
+        found |= dict.fromkeys(np.flatnonzero(sizes > LONGEST_BYTES).tolist(),
+                               f"has a {column} of over 1 MiB; is a quote missing?")
+        if (_buffers(texts)[1] == 0).any():
+            nul = pc.match_substring(texts, "\0").to_numpy(zero_copy_only=False)
+            found |= dict.fromkeys(np.flatnonzero(nul).tolist(), f"has a NUL character in {column}")
+    header = pc.and_(pc.equal(batch["id"], "id"), pc.equal(batch["summary"], "summary"))
+    return found | dict.fromkeys(np.flatnonzero(header).tolist(), "is a second header")
+
+
+def _notices(summaries: pa.Array) -> np.ndarray:
+    """Return whether each summary is a notice that the paper was withdrawn, bool."""
+    short = np.flatnonzero(pc.binary_length(summaries).to_numpy() <= NOTICE_BYTES)
+    notice = np.zeros(len(summaries), bool)
+    notice[short] = pc.match_substring_regex(summaries.take(pa.array(short)), WITHDRAWN)
+    return notice
+
+
+def _dates(texts: pa.Array) -> np.ndarray:
+    """Return datetime64[D], NaT for what `parse_date` does not know."""
+    found = texts.dictionary_encode()
+    dates = np.array([parse_date(text) for text in found.dictionary.to_pylist()], "datetime64[D]")
+    return dates[found.indices.to_numpy()] if len(dates) else np.array([], "datetime64[D]")
+
+
+@cache
+def parse_date(text: str) -> date | None:
+    """Return the date of Kaggle's `3/7/21` or of ISO's `2021-03-07...`, None for anything else."""
+    try:
+        if "/" not in text:
+            return date.fromisoformat(text[:10])
+        month, day, year = map(int, text.split("/"))
+        # arXiv began in 1991
+        return date(year + (0 if year > 99 else 2000 if year < 91 else 1900), month, day)
+    except ValueError:
+        return None
+
+
+def _codes(labels: pa.Array, vocabulary: dict[str, int]) -> np.ndarray:
+    """Return each label's number in `vocabulary`, int32, after adding those that are new."""
+    found = labels.dictionary_encode()
+    numbers = [vocabulary.setdefault(name, len(vocabulary))
+               for name in found.dictionary.to_pylist()]
+    return np.array(numbers, np.int32)[found.indices.to_numpy()] if numbers else np.array(
+        [], np.int32)
+
+
+def _explain(path: Path, error: str) -> str:
+    """Say what Arrow's `error` means and what to do."""
+    if "UTF8" not in error:
+        return (f"{' '.join(error.split())[:200]}; correct or delete the row (the header is row "
+                "1, blank lines do not count)")
+    with open(path, "rb") as handle:
+        for number, line in enumerate(handle, 1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as wrong:
+                return (f"line {number} is not UTF-8 (byte {line[wrong.start]:#04x} at "
+                        f"{wrong.start}); save the file as UTF-8")
+    return error
