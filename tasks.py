@@ -50,16 +50,30 @@ def starter(context):
     _run("python", "scripts/make_starter.py")
 
 
-@task(sample, starter)
+@task
+def repro(context):
+    """Run what changed of dvc.yaml: prepare, train, evaluate, visualize."""
+    _run("python", "-m", "dvc", "repro")
+
+
+@task(sample, starter, repro)
 def quickstart(context):
-    """Pull the sample, train, judge and draw: three minutes."""
-    _run("python", "scripts/train.py", "--config", "configs/quickstart.json")
+    """Pull the sample, then `repro`; show the results: three minutes."""
+    _run("python", "scripts/evaluate.py", "models/quickstart", "--show")
+    print("data: reports/data.md\nfigures: reports/figures/training_statistics.png, "
+          "reports/figures/confusion_matrix.png")
 
 
 @task
 def data(context, source=SOURCE, accept=bool(ACCEPT)):
     """Get data/arxiv.csv from DVC, Kaggle or SOURCE=a zip; ACCEPT=1 pins another version."""
     _run("python", "scripts/get_data.py", *[source] * bool(source), *["--accept"] * accept)
+
+
+@task
+def check_data(context, config=CONFIG, args=ARGS):
+    """Check the papers of CONFIG=... and write reports/data.md."""
+    _run("python", "scripts/prepare.py", "--config", config, "--check_only", *split(args))
 
 
 @task
@@ -72,6 +86,12 @@ def train(context, config=CONFIG, launcher=LAUNCHER, args=ARGS):
 def evaluate(context, model=MODEL):
     """Judge MODEL=models/x on its test papers."""
     _run("python", "scripts/evaluate.py", model)
+
+
+@task
+def visualize(context, model=MODEL):
+    """Draw the curves and the confusion matrix of MODEL=models/x."""
+    _run("python", "scripts/visualize.py", model)
 
 
 @task

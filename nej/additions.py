@@ -16,14 +16,10 @@ from tqdm import tqdm
 
 from nej import InputError
 from nej.files import replacing
-from nej.rows import COLUMNS, KAGGLE_COLUMNS, check_header, require
+from nej.rows import ARXIV_ID, COLUMNS, KAGGLE_COLUMNS, check_header, require
 
 logger = logging.getLogger(__name__)
 
-# 2101.00001v2, math.GT/0309136 or cs-9308101v1, each with or without Kaggle's abs- before it
-ARXIV_ID = re.compile(
-    r"(?:abs-)?(?P<paper>\d{4}\.\d{4,5}|[a-z-]+(?:\.[A-Za-z-]+)?[/-]\d{7})"
-    r"(?:v(?P<version>\d{1,4}))?")
 ALIASES = {"abstract": "summary", "categories": "category_code", "published": "published_date",
            "updated": "updated_date", "update_date": "updated_date"}
 LONGEST = 1 << 20  # characters of a field

@@ -88,6 +88,24 @@ def cache_folder(config: Config, tokenizer: PreTrainedTokenizerBase) -> Path:
     return datasets.config.HF_DATASETS_CACHE / "nej" / digest[:32]
 
 
+def describe(dataset: datasets.DatasetDict) -> dict[str, dict]:
+    """Return papers, classes and a SHA-256 of ids, labels and tokens, of each split."""
+    found = {}
+    for name, split in dataset.items():
+        counts = np.bincount(split["label"], minlength=len(split.features["label"].names))
+        digests = {column: hashlib.sha256() for column in ("id", "label", "length", "input_ids")}
+        for batch in split.data.table.to_batches():
+            digests["id"].update("".join(f"{i}\n" for i in batch["id"].to_pylist()).encode())
+            for column, values in (("label", batch["label"]), ("length", batch["length"]),
+                                   ("input_ids", batch["input_ids"].flatten())):
+                digests[column].update(values.to_numpy().tobytes())
+        found[name] = {
+            "papers": len(split),
+            "classes": dict(zip(split.features["label"].names, counts.tolist())),
+            "sha256": {column: digest.hexdigest() for column, digest in digests.items()}}
+    return found
+
+
 @contextmanager
 def clean_papers(config: Config) -> Iterator[CleanPapers]:
     """Clean the config's CSV; the result lasts as long as the block.
@@ -119,12 +137,7 @@ def split_papers(papers: CleanPapers, config: Config, folder: Path) -> datasets.
     Raises:
         InputError: categories that do not exist, too few papers to split.
     """
-    names = choose_categories(papers, config)
-    labels = _label_ids(papers.labels[config.label_column], names, config)
-    split = np.where(labels < 0, len(SPLITS), _assign(papers, config))
-    if config.max_train_papers is not None:
-        split = _limit_training(split, papers.positions, config.max_train_papers)
-    _check_split(split, labels, names)
+    names, labels, split = label_and_split(papers, config)
     features = datasets.Features({
         "id": datasets.Value("string"), "text": datasets.Value("string"),
         "label": datasets.ClassLabel(names=names)})
@@ -143,6 +156,24 @@ def split_papers(papers: CleanPapers, config: Config, folder: Path) -> datasets.
             writer.finalize()
     return datasets.DatasetDict({
         name: datasets.Dataset.from_file(str(folder / f"{name}.arrow")) for name in SPLITS})
+
+
+def label_and_split(papers: CleanPapers, config: Config
+                    ) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Return the class names; each paper's class and the index of its split in SPLITS, int64.
+
+    A paper of no class has -1, one of no split len(SPLITS).
+
+    Raises:
+        InputError: categories that do not exist, too few papers to split.
+    """
+    names = choose_categories(papers, config)
+    labels = _label_ids(papers.labels[config.label_column], names, config)
+    split = np.where(labels < 0, len(SPLITS), _assign(papers, config))
+    if config.max_train_papers is not None:
+        split = _limit_training(split, papers.positions, config.max_train_papers)
+    _check_split(split, labels, names)
+    return names, labels, split
 
 
 def _assign(papers: CleanPapers, config: Config) -> np.ndarray:

@@ -3,7 +3,7 @@
 import logging
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 
 from tqdm import tqdm
@@ -16,7 +16,7 @@ SEED = 1
 
 
 def near_duplicates(
-    texts: Callable[[], Iterable[list[str]]], *, threshold: float, number: int | None = None
+    texts: Callable[[], Iterable[list[str]]], *, threshold: float, ranks: Sequence[int]
 ) -> dict[int, tuple[int, float]]:
     """Find the texts that nearly repeat an earlier one.
 
@@ -28,18 +28,19 @@ def near_duplicates(
     Args:
         texts: a function that goes through the texts, batch by batch; it is called twice.
         threshold: the least similarity, over 0 and at most 1.
-        number: how many texts there are, for the progress bar.
+        ranks: for each text a number of its own; the one with the lower number is the earlier one.
 
     Returns:
         For the index of each near-duplicate, the index of the earlier text and the similarity.
     """
     start = time.perf_counter()
-    pairs = _candidates(texts(), number)
+    pairs = _candidates(texts(), len(ranks))
     wanted = {index for pair in pairs for index in pair}
     sets = {index: shingles(text)
             for index, text in enumerate(chain.from_iterable(texts())) if index in wanted}
     found: dict[int, tuple[int, float]] = {}
-    for later, earlier in sorted(pairs):
+    ordered = (sorted(pair, key=ranks.__getitem__, reverse=True) for pair in pairs)
+    for later, earlier in sorted(ordered, key=lambda pair: [ranks[index] for index in pair]):
         similarity = jaccard(sets[later], sets[earlier])
         if similarity >= threshold and earlier not in found and (
                 later not in found or similarity > found[later][1]):
@@ -61,8 +62,8 @@ def jaccard(one: set[str], other: set[str]) -> float:
     return len(one & other) / len(one | other)
 
 
-def _candidates(texts: Iterable[list[str]], number: int | None) -> set[tuple[int, int]]:
-    """Return (later, earlier) for texts whose sketches agree in one of the bands."""
+def _candidates(texts: Iterable[list[str]], number: int) -> set[tuple[int, int]]:
+    """Return the pairs of texts whose sketches agree in one of the bands."""
     from rensa import RMinHash, RMinHashLSH
     index = RMinHashLSH(threshold=0.5, num_perm=BANDS * ROWS, num_bands=BANDS)
     pairs, count = set(), 0

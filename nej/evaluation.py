@@ -1,5 +1,6 @@
 """Judge a model directory on its test papers, beside baselines fitted on the same split."""
 
+import csv
 import json
 import logging
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from nej.config import Config, load_config
 from nej.dataset import cache_folder, load_dataset
 from nej.device import use_bf16
 from nej.files import checksum, replacing, write_json
-from nej.metrics import all_metrics
+from nej.metrics import all_metrics, best_validation
 from nej.model import load_classifier, load_tokenizer
 from nej.packing import pack, packed_forward
 
@@ -39,6 +40,20 @@ class EvaluationReport:
     test: dict[str, Any]
     baselines: dict[str, dict[str, Any]]
 
+    @classmethod
+    def load(cls, model_dir: Path) -> "EvaluationReport":
+        """Read what `evaluate` wrote.
+
+        Raises:
+            InputError: the model was not judged yet.
+        """
+        try:
+            metrics = json.loads((model_dir / "metrics.json").read_text("utf-8"))
+            return cls(model_dir, metrics["test"], metrics["baselines"])
+        except (OSError, KeyError):
+            raise InputError(f"{model_dir}: no test metrics there; judge the model with "
+                             f"`python scripts/evaluate.py {model_dir}`") from None
+
     def table(self) -> str:
         """Return the headline as a text table."""
         rows = [("", "accuracy", "macro F1", "weighted F1")]
@@ -52,7 +67,8 @@ class EvaluationReport:
 def evaluate(model_dir: Path, *, data_path: Path | None = None) -> EvaluationReport:
     """Judge a model on the test papers of the data it was trained on, and write it down.
 
-    Writes metrics.json, calibration.json and the model card README.md into the directory.
+    Writes metrics.json, calibration.json, predictions.csv (of the test papers) and the model card
+    README.md into the directory.
 
     Args:
         model_dir: what `train` made.
@@ -80,9 +96,11 @@ def evaluate(model_dir: Path, *, data_path: Path | None = None) -> EvaluationRep
     baselines = {name: all_metrics(np.asarray(predictions), labels["test"], names=names)
                  for name, predictions in
                  baseline_predictions(dataset, cache_folder(config, tokenizer)).items()}
-    metrics = json.loads((model_dir / "metrics.json").read_text("utf-8"))
-    metrics |= {"test": test, "baselines": baselines}
-    write_json(model_dir / "metrics.json", metrics)
+    state = json.loads((model_dir / "trainer_state.json").read_text("utf-8"))
+    write_json(model_dir / "metrics.json", {
+        "validation": best_validation(state["log_history"]), "test": test, "baselines": baselines})
+    _write_predictions(model_dir / "predictions.csv", dataset["test"]["id"][:], labels["test"],
+                       _probabilities(logits["test"], temperature), names)
     write_json(model_dir / "calibration.json", {
         "temperature": temperature, "validation_papers": len(labels["validation"]),
         "validation_log_loss": {
@@ -173,8 +191,23 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def _log_loss(logits: np.ndarray, labels: np.ndarray, temperature: float) -> float:
-    probabilities = torch.from_numpy(logits / temperature).double().softmax(-1).numpy()
-    return float(log_loss(labels, probabilities, labels=range(logits.shape[1])))
+    return float(log_loss(labels, _probabilities(logits, temperature),
+                          labels=range(logits.shape[1])))
+
+
+def _probabilities(logits: np.ndarray, temperature: float) -> np.ndarray:
+    return torch.from_numpy(logits / temperature).double().softmax(-1).numpy()
+
+
+def _write_predictions(target: Path, ids: list[str], labels: np.ndarray, probabilities: np.ndarray,
+                       names: list[str]) -> None:
+    """Write each paper's class, the one that it was given, and the probability of that."""
+    with replacing(target) as aside, open(aside, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("id", "actual", "predicted", "probability"))
+        writer.writerows(
+            (paper, names[label], names[given], f"{share:.4f}") for paper, label, given, share in
+            zip(ids, labels, probabilities.argmax(1), probabilities.max(1)))
 
 
 def _load_settings(model_dir: Path, data_path: Path | None) -> tuple[Config, list[str]]:

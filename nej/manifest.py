@@ -61,7 +61,9 @@ def _git() -> dict[str, Any] | None:
             ["git", "-C", str(Path(__file__).parent), *arguments], capture_output=True, text=True,
             check=True).stdout.strip()
     try:
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+        # dvc.lock is what runs write, not what they are made from
+        changed = git("status", "--porcelain", "--", ":/", ":(top,exclude)dvc.lock")
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
     except (OSError, subprocess.CalledProcessError):
         return None  # installed from a wheel, or no git on the machine
 

@@ -86,3 +86,14 @@ def all_metrics(predictions: np.ndarray, references: np.ndarray, *,
         **validation_metrics(predictions, references, num_classes=len(names)),
         **PerClass().compute(**pair, names=names),
         **ConfusionMatrix().compute(**pair, num_classes=len(names))}
+
+
+def best_validation(history: list[dict[str, Any]]) -> dict[str, float]:
+    """Return the validation metrics of the kept checkpoint: the one with the best macro F1.
+
+    `history` is Trainer's log_history.
+    """
+    best = max((log for log in history if "eval_macro_f1" in log),
+               key=lambda log: log["eval_macro_f1"], default={})
+    return {key: best[f"eval_{key}"]
+            for key in ("accuracy", "macro_f1", "weighted_f1", "loss") if best}

@@ -69,8 +69,8 @@ def clean(path: Path, scratch: Path, *, max_bad_rows: int = 0,
 
     Left out are bad rows (see `read_rows`), all versions of a paper (`abs-2101.00001v2`) but the
     newest, notices that a paper was withdrawn, and papers with the summary of an earlier row, or
-    nearly. A row never changes what becomes of the papers before it, but for an older version of
-    its own.
+    nearly. The earlier of two papers is the one that came into the file first, in whatever version:
+    papers that are added never push out others.
 
     Args:
         scratch: a folder for the papers' texts; it must live as long as the result.
@@ -92,6 +92,9 @@ def clean(path: Path, scratch: Path, *, max_bad_rows: int = 0,
             f"{path}: row {first.row} (id {first.id[:40]!r}) {first.reason}; correct or delete it"
             + f" (there are {len(bad):,} bad rows)" * (len(bad) > 1)
             + f", or leave bad rows out with --max_bad_rows {len(bad)}")
+    if len(bad) == total:
+        raise InputError(f"{path}: no papers are left of its {total:,} rows, all of them bad; "
+                         "fetch the file again")
     kept = np.ones(len(rows.row), bool)
     rejects = bad
     for find in (_older_versions, _withdrawn, _same_summaries):
@@ -132,7 +135,7 @@ def _withdrawn(rows: Rows, kept: np.ndarray) -> Iterator[Reject]:
 
 def _same_summaries(rows: Rows, kept: np.ndarray) -> Iterator[Reject]:
     order = np.flatnonzero(kept)
-    order = order[np.argsort(rows.summary[order], kind="stable")]
+    order = order[np.lexsort((_first_rows(rows)[order], rows.summary[order]))]
     for index, first in _repeats(rows.summary, order):
         yield _repeat(rows, kept, index, first, "repeated summary", "has the summary of")
 
@@ -142,11 +145,17 @@ def _near_duplicates(rows: Rows, kept: np.ndarray, file: Path, threshold: float
     index = np.flatnonzero(kept)
     found = near_duplicates(
         lambda: (batch["summary"].to_pylist() for batch in _kept_batches(file, kept)),
-        threshold=threshold, number=len(index))
+        threshold=threshold, ranks=_first_rows(rows)[index].tolist())
     # near_duplicates goes through the file by `kept`, which changes only now
     for later, (earlier, similarity) in found.items():
         yield _repeat(rows, kept, index[later], index[earlier], "near-duplicate",
                       f"has a summary that is {similarity:.0%} that of")
+
+
+def _first_rows(rows: Rows) -> np.ndarray:
+    """Return for each row the first row of the same paper, int64."""
+    _, first, paper = np.unique(rows.hash, return_index=True, return_inverse=True)
+    return rows.row[first[paper]]
 
 
 def _repeats(values: np.ndarray, order: np.ndarray) -> Iterator[tuple[int, int]]:

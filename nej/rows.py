@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,12 +26,17 @@ KAGGLE_COLUMNS = (
 COLUMNS = ("id", "title", "category", "category_code", "summary")  # what nej needs
 TEXTS, LABELS, PUBLISHED = ("id", "title", "summary"), ("category_code", "category"), (
     "published_date")
+# 2101.00001v2, math.GT/0309136 or cs-9308101v1, each with or without Kaggle's abs- before it
+ARXIV_ID = re.compile(
+    r"(?:abs-)?(?P<paper>\d{4}\.\d{4,5}|[a-z-]+(?:\.[A-Za-z-]+)?[/-]\d{7})"
+    r"(?:v(?P<version>\d{1,4}))?")
 BLOCK_BYTES = 16 << 20  # a row must fit into a block
 LONGEST_BYTES = 1 << 20  # of a field; over that a quote is missing
 NOTICE_BYTES = 600  # a notice of withdrawal is shorter
 # sums up to (this paper) has been withdrawn
 WITHDRAWN = (r"(?i)\b(paper|article|submission|manuscript|preprint|version|work|note|report|thesis)"
              r"\b[^.]{0,40}\b(withdrawn|retracted)\b|\bwithdrawn by\b|^\W*withdrawn\b")
+SPACES = r"[\s\v\x{85}\p{Z}]+"  # what Unicode calls white space
 # bytes that may begin or be white space other than a space: ASCII's, and of U+0085 to U+3000
 _ODD = np.zeros(256, bool)
 _ODD[[*range(32), 0xC2, 0xE1, 0xE2, 0xE3]] = True
@@ -200,7 +206,7 @@ def _collapse_spaces(texts: pa.Array) -> pa.Array:
     if len(odd) == 0:
         return texts
     clean = pc.utf8_trim_whitespace(
-        pc.replace_substring_regex(texts.take(odd), r"[\s\p{Z}]+", " "))
+        pc.replace_substring_regex(texts.take(odd), SPACES, " "))
     mask = np.zeros(len(texts), bool)
     mask[odd.to_numpy()] = True
     return pc.replace_with_mask(texts, mask, clean)

@@ -33,7 +33,7 @@ from nej.config import Config
 from nej.dataset import cache_folder, load_dataset
 from nej.device import check_processes, prepare_device, use_bf16
 from nej.files import explained_writes, write_json
-from nej.metrics import validation_metrics
+from nej.metrics import best_validation, validation_metrics
 from nej.model import freeze, load_classifier, load_tokenizer
 from nej.packing import pack, take_packed
 
@@ -103,12 +103,9 @@ def train(
         if not trainer.is_finished(checkpoint):
             trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
         seconds = time.perf_counter() - start
-    best = max((log for log in trainer.state.log_history if "eval_macro_f1" in log),
-               key=lambda log: log["eval_macro_f1"], default={})
     result = TrainingResult(
         model_dir=model_dir, steps=trainer.state.global_step, seconds=seconds,
-        metrics={key.removeprefix("eval_"): best[f"eval_{key}"]
-                 for key in ("accuracy", "macro_f1", "weighted_f1", "loss") if best},
+        metrics=best_validation(trainer.state.log_history),
         papers={name: len(split) for name, split in dataset.items()},
         interrupted=trainer.interrupted, resumed=checkpoint is not None)
     if PartialState().is_main_process and not result.interrupted:
@@ -298,6 +295,10 @@ def _write_model_dir(trainer: PaperTrainer, tokenizer: PreTrainedTokenizerBase, 
     write_json(work_dir / CONFIG_FILE, dataclasses.asdict(trainer.config))
     trainer.model.save_pretrained(work_dir)
     tokenizer.save_pretrained(work_dir)
+    # without times, so that the same run writes the same file; manifest.json has them
+    trainer.state.log_history = [
+        {key: value for key, value in log.items() if not key.endswith(("_runtime", "_per_second"))}
+        for log in trainer.state.log_history]
     trainer.state.save_to_json(str(work_dir / "trainer_state.json"))
     write_json(work_dir / "metrics.json", {"validation": result.metrics})
     if finish is not None:

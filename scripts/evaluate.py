@@ -2,6 +2,7 @@
 
     python scripts/evaluate.py models/starter-top5
     python scripts/evaluate.py models/starter-top5 --data_path elsewhere/arxiv.csv
+    python scripts/evaluate.py models/starter-top5 --show
 """
 
 import argparse
@@ -15,10 +16,17 @@ def main(arguments: list[str]) -> int:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="a model directory")
     parser.add_argument("--data_path", type=Path, help="the CSV, if it is elsewhere now")
+    parser.add_argument("--show", action="store_true",
+                        help="only show what was found the last time")
     options = parser.parse_args(arguments)
+    if options.show:
+        from nej.evaluation import EvaluationReport
+        print(EvaluationReport.load(options.model).table())
+        print(f"model: {options.model}")
+        return 0
     from nej.evaluation import evaluate
     print(evaluate(options.model, data_path=options.data_path).table())
-    print(f"written: {options.model}/metrics.json, calibration.json, README.md")
+    print(f"written: {options.model}/metrics.json, calibration.json, predictions.csv, README.md")
     return 0
 
 

@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> int:
     from accelerate import PartialState
 
     from nej.evaluation import evaluate, write_card
-    from nej.figures import draw_training_statistics
+    from nej.figures import draw_model
     from nej.manifest import origin, write_manifest
     from nej.training import train
 
@@ -47,18 +47,17 @@ def main(arguments: list[str]) -> int:
         return 130
     if not PartialState().is_main_process:
         return 0
-    figure = Path(config.reports_dir) / "figures" / "training_statistics.png"
-    draw_training_statistics(result.model_dir, figure)
     metrics = {}
     if config.do_predict:
         report = evaluate(result.model_dir)
         metrics = report.test
         print(report.table())
+    pictures = draw_model(result.model_dir, Path(config.reports_dir) / "figures")
     if config.report_to == "wandb":
         from nej.tracking import finish_run
         finish_run(metrics)
     print(f"trained {result.papers['train']:,} papers in {result.seconds:.0f} s\n"
-          f"model: {result.model_dir}\nfigure: {figure}")
+          f"model: {result.model_dir}\nfigures: {', '.join(map(str, pictures))}")
     return 0
 
 

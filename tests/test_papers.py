@@ -6,7 +6,7 @@ import random
 import pytest
 
 from nej import InputError
-from nej.papers import read_papers
+from nej.papers import clean, read_papers
 from nej.rows import KAGGLE_COLUMNS
 
 HEADER = ",".join(KAGGLE_COLUMNS)
@@ -227,3 +227,73 @@ def test_missing_column_is_named(tmp_path, column):
 def test_missing_file_says_how_to_get_it(tmp_path, name):
     with pytest.raises(InputError, match="no file .*make data.*make sample"):
         read_papers(tmp_path / name)
+
+
+@pytest.mark.parametrize("bad, reason", [
+    (GOOD.format(2, "a\0b"), "has a NUL character in summary"),
+    (GOOD.format(2, "x" * (2 << 20)), "has a summary of over 1 MiB; is a quote missing"),
+    (HEADER, "is a second header"),
+    ("abs-2102.00001v1,cut o", "has 2 fields and not 10"),
+], ids=["NUL", "2 MiB", "second header", "cut off"])
+def test_bad_rows_stop_with_their_number_or_are_left_out_and_counted(tmp_path, bad, reason):
+    lines = [GOOD.format(number, number) for number in range(1, 10)]
+    path = write_lines(tmp_path / "own.csv", *lines[:4], bad, *lines[4:])
+    with pytest.raises(InputError, match=rf"own.csv: row 6 \(id '.*'\) {reason}.*max_bad_rows 1"):
+        read_papers(path)
+    papers = clean(path, tmp_path, max_bad_rows=1)
+    reject, = papers.rejects.to_pylist()
+    assert (papers.rows, len(papers), reject["row"], reject["kind"]) == (10, 9, 6, "bad row")
+
+
+def test_cut_off_last_line(tmp_path):
+    lines = [GOOD.format(number, number) for number in range(1, 5)]
+    path = write_lines(tmp_path / "own.csv", *lines)
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(InputError, match=r"row 5 \(id 'abs-2104.00001v1'\) has 6 fields"):
+        read_papers(path)
+
+
+@pytest.mark.parametrize("line", [0, 2, 4], ids=["first", "middle", "last"])
+@pytest.mark.parametrize("quote", ["open", "close"])
+def test_missing_quote(tmp_path, line, quote):
+    """Rows would run into each other, so that no row of the file can be trusted."""
+    lines = [GOOD.format(number, f'"{number}, quoted\r\nand more"') for number in range(1, 6)]
+    lines = [text.replace("Summary ", "") for text in lines]
+    lines[line] = lines[line].replace(*('"', "", 1) if quote == "open" else ('e"', "e"))
+    path = write_lines(tmp_path / "own.csv", *lines)
+    with pytest.raises(InputError, match="own.csv: has an odd number of quotes"):
+        clean(path, tmp_path, max_bad_rows=100)
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_another_separator_is_named(tmp_path, separator):
+    path = write_papers(tmp_path / "own.csv", [paper()])
+    path.write_text(path.read_text().replace(",", separator))
+    with pytest.raises(InputError, match="own.csv: its columns are separated by .*; save it with "
+                                         "commas"):
+        read_papers(path)
+
+
+def test_only_bad_rows(tmp_path):
+    path = write_lines(tmp_path / "own.csv", "a", "b")
+    with pytest.raises(InputError, match="own.csv: no papers are left of its 2 rows"):
+        clean(path, tmp_path, max_bad_rows=2)
+
+
+@pytest.mark.parametrize("notice, withdrawn", [
+    ("This paper has been withdrawn by the author due to an error.", True),
+    ("Withdrawn. See 1234.5678.", True), ("The submission is retracted.", True),
+    ("We study how participants withdrawn from trials differ.", False),
+    ("This paper studies withdrawals." + " More words." * 80, False),
+    ("This paper has been withdrawn." + " More words." * 80, False),
+])
+def test_notices_of_withdrawal_are_left_out(tmp_path, notice, withdrawn):
+    path = write_papers(tmp_path / "own.csv", [paper("abs-1v1"), paper("abs-2v1", summary=notice)])
+    assert len(read_papers(path)) == (1 if withdrawn else 2)
+
+
+@pytest.mark.parametrize("spaces", ["\u00a0", "\u2003", "\u3000", "\u2028", "\x0b", "\x85", "  "])
+def test_white_space_of_every_kind_is_found(read, spaces):
+    texts = [f"One{spaces}two.", f"{spaces}One two.", f"One two.{spaces}", "One two"]
+    found = read(*(paper(f"abs-{number}v1", title=text) for number, text in enumerate(texts)))
+    assert [row["title"] for row in found] == ["One two.", "One two.", "One two.", "One two"]

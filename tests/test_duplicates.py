@@ -1,0 +1,106 @@
+"""Near-duplicates: found as a comparison of all pairs finds them, and never in two splits."""
+
+import random
+from itertools import combinations
+
+import pytest
+
+from nej.dataset import clean_papers, split_papers
+from nej.duplicates import jaccard, near_duplicates, shingles
+from nej.papers import clean
+from tests.test_papers import paper, write_papers
+
+WORDS = [f"word{number}" for number in range(300)]
+
+
+def texts_with_copies(seed: int, number: int = 150) -> list[str]:
+    """Return random texts, a third of them copies of earlier ones with a few words changed."""
+    rnd = random.Random(seed)
+    texts = []
+    for _ in range(number):
+        if texts and rnd.random() < 0.33:
+            words = rnd.choice(texts).split()
+            for _ in range(rnd.choice([0, 1, 1, 2, 5, 12])):
+                words[rnd.randrange(len(words))] = rnd.choice(WORDS)
+        else:
+            words = rnd.choices(WORDS, k=rnd.randint(5, 120))
+        texts.append(" ".join(words))
+    return texts
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("threshold", [0.6, 0.8, 1.0])
+def test_all_pairs_compared_give_the_same(seed, threshold):
+    texts = texts_with_copies(seed)
+    sets = [shingles(text) for text in texts]
+    expected = {}
+    for later in range(len(texts)):
+        close = [(jaccard(sets[later], sets[earlier]), -earlier)
+                 for earlier in range(later) if earlier not in expected]
+        best = max(close, default=(0, 0))
+        if best[0] >= threshold:
+            expected[later] = (-best[1], best[0])
+    batches = [texts[:40], [], texts[40:41], texts[41:]]
+    assert near_duplicates(
+        lambda: batches, threshold=threshold, ranks=range(len(texts))) == expected
+    assert expected
+
+
+def test_shingles_of_short_texts_and_of_punctuation():
+    assert shingles("One, two; three-four.") == {"one two three", "two three four"}
+    assert shingles("Two words") == {"two words"}
+    assert shingles("∀ ∃") == shingles("") == {""}
+    assert jaccard(shingles("a b c d"), shingles("a b c e")) == pytest.approx(1 / 3)
+
+
+@pytest.fixture
+def copies_csv(tmp_path):
+    """Return a CSV with near-duplicates, and papers in several versions that were reworded."""
+    rnd = random.Random(5)
+    rows = []
+    for number, text in enumerate(texts_with_copies(5, 400)):
+        code = f"cs.{'AB'[number % 2]}{'AB'[number % 2]}"
+        rows.append(paper(f"abs-2101.{number:05}v1", summary=text, category_code=code))
+        if rnd.random() < 0.2:
+            rows.append(rows[-1] | {"id": f"abs-2101.{number:05}v2",
+                                    "summary": f"{text} {rnd.choice(WORDS)}"})
+    rnd.shuffle(rows)
+    return write_papers(tmp_path / "copies.csv", rows)
+
+
+def test_nothing_straddles_the_splits(copies_csv, make_config, tmp_path):
+    config = make_config(data_path=str(copies_csv))
+    with clean_papers(config) as papers:
+        dataset = split_papers(papers, config, tmp_path)
+        kinds = papers.rejects["kind"].to_pylist()
+        split = {name: list(zip(part["id"], part["text"])) for name, part in dataset.items()}
+        assert len(papers) + len(kinds) == papers.rows
+    assert kinds.count("near-duplicate") > 20 and kinds.count("older version") > 20
+    for one, other in combinations(split.values(), 2):
+        assert not {i for i, _ in one} & {i for i, _ in other}
+        for _, text in one:
+            assert max(jaccard(shingles(text), shingles(more)) for _, more in other) < 0.8
+
+
+def test_papers_that_come_later_change_nothing_before_them(copies_csv, tmp_path):
+    """Each start of the file keeps the papers that the whole file keeps of it."""
+    lines = copies_csv.read_text().splitlines(keepends=True)
+    whole = {row["id"]: row["summary"] for row in clean(copies_csv, tmp_path).table().to_pylist()}
+    newer = {line.split("v2,")[0] for line in lines if "v2," in line}
+    for number in (2, 50, 200, 350):
+        start = tmp_path / "start.csv"
+        start.write_text("".join(lines[:number]))
+        kept = {row["id"]: row["summary"] for row in clean(start, tmp_path).table().to_pylist()}
+        there = {line.split("v")[0] for line in lines[1:number]}
+        still = {i: text for i, text in whole.items() if i in there and i not in newer}
+        assert {i: text for i, text in kept.items() if i not in newer}.items() >= still.items()
+        assert len(kept) <= number - 1
+
+
+def test_threshold_of_null_leaves_them_in(copies_csv, make_config):
+    with clean_papers(make_config(data_path=str(copies_csv))) as found:
+        without = len(found)
+    config = make_config(data_path=str(copies_csv), near_duplicate_threshold=None)
+    with clean_papers(config) as found:
+        assert "near-duplicate" not in found.rejects["kind"].to_pylist()
+        assert len(found) > without
