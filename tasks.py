@@ -102,5 +102,5 @@ def lint(context):
 
 @task
 def test(context, args=ARGS):
-    """Run the tests."""
-    _run("python", "-m", "pytest", *split(args))
+    """Run the tests, on all cores."""
+    _run("python", "-m", "pytest", "--numprocesses", "auto", "--dist", "worksteal", *split(args))

@@ -1,8 +1,9 @@
 """Fine-tune DistilBERT to sort arXiv papers into categories, the same for everyone.
 
-The modules, in the order in which data flows: config, files, papers, splits, dataset, model,
-batching, checkpoints, metrics, training; then, from a model directory: evaluation, figures,
-manifest, tracking.
+The modules, in the order in which data flows: config, files, rows, duplicates, papers, splits,
+dataset, baselines, model, batching, packing, checkpoints, metrics, device, training; then, from a
+model directory: evaluation, figures, manifest, tracking. gate checks the data; sources, additions,
+feed and difference keep its versions.
 """
 
 

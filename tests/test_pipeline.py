@@ -1,0 +1,139 @@
+"""The pipeline in dvc.yaml: it knows what it depends on, and runs what changed and no more."""
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text("utf-8"))
+QUICKSTART = json.loads((ROOT / "configs" / "quickstart.json").read_text("utf-8"))
+
+
+def imported(file: Path, seen: set[Path]) -> set[Path]:
+    """Return the files of nej and scripts that a file imports, and those that they import."""
+    if file in seen:
+        return seen
+    seen.add(file)
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            names = [node.module or ""] + [f"{node.module}.{alias.name}" for alias in node.names]
+            for name in names:
+                for path in (ROOT / name.replace(".", "/"), ROOT / "scripts" / name):
+                    path = path.with_name(path.name + ".py")
+                    if path.exists():
+                        imported(path, seen)
+    return seen
+
+
+def dependencies(stage: str) -> set[str]:
+    """Return the code that a stage depends on, by itself or through what earlier stages make."""
+    stages = list(PIPELINE["stages"])
+    return {dep for name in stages[:stages.index(stage) + 1]
+            for dep in PIPELINE["stages"][name]["deps"] if dep.endswith(".py")}
+
+
+@pytest.mark.parametrize("stage", PIPELINE["stages"])
+def test_a_stage_depends_on_all_the_code_that_it_runs(stage):
+    """A stage need not name what an earlier one depends on, except what only it would notice."""
+    needed = {str(path.relative_to(ROOT))
+              for path in imported(ROOT / "scripts" / f"{stage}.py", set())}
+    # train.py can judge and draw, but does not as a stage
+    later = {"nej/evaluation.py", "nej/figures.py"} if stage == "train" else set()
+    assert needed - later - dependencies(stage) - {"nej/__init__.py"} == set()
+    assert all((ROOT / name).exists() for name in dependencies(stage))
+
+
+def test_each_key_of_the_data_is_a_parameter_of_prepare():
+    from nej.dataset import SETTINGS
+    listed = PIPELINE["stages"]["prepare"]["params"][0]["configs/quickstart.json"]
+    assert {*SETTINGS, "data_path", "model_name_or_path", "reports_dir"} == set(listed)
+    assert set(listed) <= set(QUICKSTART)  # DVC finds only what stands in the file
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory, tiny_model, papers_csv) -> Path:
+    """Return a checkout of its own, with a tiny model and a few papers in the usual places."""
+    folder = tmp_path_factory.mktemp("project")
+    files = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, text=True,
+                           capture_output=True, check=True).stdout.split()
+    for name in files:
+        if not name.startswith(("data/", "tests/", "docs/")) and (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    shutil.copytree(tiny_model, folder / "models" / "starter")
+    (folder / "data").mkdir()
+    shutil.copy(papers_csv, folder / "data" / "sample.csv")
+    config = QUICKSTART | {"max_length": 32, "max_steps": 8, "eval_steps": 0.5, "bf16": False,
+                           "frozen_layers": None, "report_to": "none", "learning_rate": 1e-3}
+    (folder / "configs" / "quickstart.json").write_text(json.dumps(config))
+    git(folder, "init", "-q")
+    git(folder, "add", "-A")
+    git(folder, "commit", "-qm", "All")
+    return folder
+
+
+def git(folder: Path, *arguments: str) -> None:
+    subprocess.run(["git", "-c", "user.name=A", "-c", "user.email=a@b", *arguments], cwd=folder,
+                   check=True, capture_output=True)
+
+
+def dvc(folder: Path, *arguments: str) -> str:
+    """Run DVC as it runs in an environment that is activated; return what it says."""
+    path = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
+    done = subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=folder, text=True,
+                          capture_output=True, env=os.environ | {
+                              "PATH": path, "GIT_AUTHOR_NAME": "A", "GIT_AUTHOR_EMAIL": "a@b",
+                              "GIT_COMMITTER_NAME": "A", "GIT_COMMITTER_EMAIL": "a@b"})
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return done.stdout
+
+
+def test_the_pipeline_runs_what_changed_and_nothing_else(project):
+    said = dvc(project, "repro")
+    for stage in PIPELINE["stages"]:
+        assert f"Running stage '{stage}'" in said
+    for stage in PIPELINE["stages"].values():
+        for out in [*stage.get("outs", []), *stage.get("metrics", [])]:
+            name, = out
+            for key in ("output_dir", "reports_dir"):
+                name = name.replace(f"${{{key}}}", QUICKSTART[key])
+            assert (project / name).is_file(), name
+    assert "Running stage" not in dvc(project, "repro")
+    git(project, "add", "-A")
+    git(project, "commit", "-qm", "The first results")
+
+    said = dvc(project, "exp", "run", "-S", "configs/quickstart.json:learning_rate=0.01")
+    assert "Stage 'prepare' didn't change" in said and "Running stage 'train'" in said
+    changed = json.loads(dvc(project, "params", "diff", "--json"))
+    assert changed == {"configs/quickstart.json": {
+        "learning_rate": {"old": 1e-3, "new": 0.01, "diff": 0.009000000000000001}}}
+    metrics = json.loads(dvc(project, "metrics", "diff", "--json"))
+    old, new = (metrics["diff"]["models/quickstart/metrics.json"]["test.log_loss"][which]
+                for which in ("old", "new"))
+    assert old != new
+    assert "accuracy" in dvc(project, "metrics", "show", "--json")
+    dvc(project, "plots", "show")
+    page = (project / "dvc_plots" / "index.html").read_text()
+    for word in ("eval_loss", "eval_macro_f1", '"actual"'):
+        assert word in page
+
+    # back: DVC has the old results, and training again would give the same ones
+    git(project, "checkout", "-q", "--", ".")
+    weights = project / "models" / "quickstart" / "model.safetensors"
+    dvc(project, "checkout")
+    before = weights.read_bytes()
+    dvc(project, "repro", "--force", "--single-item", "train")
+    assert weights.read_bytes() == before
+    locks = [yaml.safe_load(text)["stages"]["train"]["outs"] for text in (
+        (project / "dvc.lock").read_text(),
+        subprocess.run(["git", "show", "HEAD:dvc.lock"], cwd=project, capture_output=True,
+                       text=True, check=True).stdout)]
+    different = {one["path"] for one, other in zip(*locks) if one["md5"] != other["md5"]}
+    assert different == {"models/quickstart/manifest.json"}  # it has times in it
