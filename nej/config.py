@@ -23,6 +23,7 @@ OTHER = "Other"
 OVER_ZERO = ("learning_rate", "num_train_epochs", "eval_steps", "logging_steps")
 BOUNDS = {
     "max_bad_rows": (0, math.inf), "near_duplicate_threshold": (0.5, 1),
+    "short_summary_words": (0, math.inf), "small_category_papers": (0, math.inf),
     "min_papers": (1, math.inf), "top_k": (1, math.inf), "max_train_papers": (1, math.inf),
     "validation_fraction": (0.001, 0.4), "test_fraction": (0.001, 0.4),
     "max_length": (4, math.inf), "dropout": (0, 0.9), "frozen_layers": (0, math.inf),
@@ -62,6 +63,10 @@ class Config:
     near_duplicate_threshold: float | None = _key(
         0.8, "Leave out papers whose summary is so similar (0 to 1) to that of an earlier row; "
              "null leaves out equal ones only.")
+    short_summary_words: int = _key(
+        20, "The check of the data warns of summaries with fewer words.")
+    small_category_papers: int = _key(
+        100, "The check of the data warns of categories with fewer papers.")
     validation_fraction: float = _key(
         0.1, "Share of the papers to choose on, by the hash of their id.")
     test_fraction: float = _key(

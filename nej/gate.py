@@ -18,8 +18,6 @@ from nej.papers import CleanPapers
 from nej.rows import ARXIV_ID, KAGGLE_COLUMNS, check_header
 from nej.splits import SPLITS, assign, positions
 
-SMALL_CATEGORY = 100  # papers
-SHORT_SUMMARY_WORDS = 20
 TOKENIZED_PAPERS = 5000  # a sample of so many tells the lengths
 LENGTHS = (64, 128, 192, 256, 320, 384, 512)  # of max_length
 SHOWN = 5  # examples of a finding
@@ -226,9 +224,9 @@ def _warnings(papers: CleanPapers, facts: _Facts, config: Config, truncated: dic
         found.append(_some(facts.odd_ids, "ids are not arXiv's"))
     if facts.untitled:
         found.append(f"{facts.untitled:,} papers have no title")
-    short = int(np.sum(facts.words["summary"] < SHORT_SUMMARY_WORDS))
+    short = int(np.sum(facts.words["summary"] < config.short_summary_words))
     if short:
-        found.append(f"{short:,} summaries have fewer than {SHORT_SUMMARY_WORDS} words")
+        found.append(f"{short:,} summaries have fewer than {config.short_summary_words} words")
     undated = int(np.isnat(papers.published).sum())
     if undated:
         found.append(f"{undated:,} papers ({undated / len(papers):.1%}) have no published_date, or "
@@ -236,9 +234,10 @@ def _warnings(papers: CleanPapers, facts: _Facts, config: Config, truncated: dic
     unknown = [code for code in counts if code.partition(".")[0] not in ARCHIVES]
     if unknown:
         found.append(_some(unknown, "categories are not of an archive of arXiv"))
-    small = [code for code, count in counts.items() if count < SMALL_CATEGORY]
+    least = config.small_category_papers
+    small = [code for code, count in counts.items() if count < least]
     if small:
-        found.append(_some(small, f"categories have fewer than {SMALL_CATEGORY} papers"))
+        found.append(_some(small, f"categories have fewer than {least} papers"))
     codes, of_code = papers.labels["category_code"], papers.labels["category"]
     pairs = {(codes.dictionary[i].as_py(), of_code.dictionary[j].as_py()) for i, j in np.unique(
         np.stack([codes.indices.to_numpy(), of_code.indices.to_numpy()]), axis=1).T.tolist()}

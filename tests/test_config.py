@@ -14,7 +14,8 @@ from nej.config import BOUNDS, OVER_ZERO, Config, load_config
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted(ROOT.glob("configs/*.json"))
 IMPOSSIBLE = [
-    ("max_bad_rows", -1), ("near_duplicate_threshold", 0.4), ("near_duplicate_threshold", 1.1),
+    ("max_bad_rows", -1), ("short_summary_words", -1), ("small_category_papers", -1),
+    ("near_duplicate_threshold", 0.4), ("near_duplicate_threshold", 1.1),
     ("min_papers", 0), ("top_k", 0), ("top_k", -3), ("max_train_papers", 0),
     ("validation_fraction", 0.0), ("validation_fraction", 0.41), ("test_fraction", 0.0),
     ("test_fraction", 0.5), ("test_fraction", math.nan), ("max_length", 0), ("max_length", 3),

@@ -53,7 +53,8 @@ def test_a_stage_depends_on_all_the_code_that_it_runs(stage):
 def test_each_key_of_the_data_is_a_parameter_of_prepare():
     from nej.dataset import SETTINGS
     listed = PIPELINE["stages"]["prepare"]["params"][0]["configs/quickstart.json"]
-    assert {*SETTINGS, "data_path", "model_name_or_path", "reports_dir"} == set(listed)
+    assert {*SETTINGS, "data_path", "model_name_or_path", "reports_dir", "short_summary_words",
+            "small_category_papers"} == set(listed)
     assert set(listed) <= set(QUICKSTART)  # DVC finds only what stands in the file
 
 
