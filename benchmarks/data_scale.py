@@ -1,15 +1,15 @@
 """Compare how nej prepares a CSV of papers with the usual way: rows per second, peak memory.
 
     python benchmarks/data_scale.py
-    python benchmarks/data_scale.py --papers 100000 --rounds 3
+    python benchmarks/data_scale.py --papers 100000 --rounds 3 --near_duplicates
     python benchmarks/data_scale.py --csv data/arxiv.csv
 
 From the CSV to three Arrow splits that can be tokenized. Each contestant runs in a process of its
-own, whose peak memory is taken, and they take turns; imports are not counted.
+own, and they take turns; the seconds are without imports, the peak memory is that of the process.
 
 usual   pandas.read_csv, drop_duplicates, scikit-learn's train_test_split, Dataset.from_pandas
-nej     nej.papers.clean and nej.dataset.split_papers: what prepare.py runs, near-duplicates apart,
-        and every row checked
+nej     nej.papers.clean and nej.dataset.split_papers: what prepare.py runs, with every row checked,
+        but without the search for near-duplicates, which --near_duplicates adds
 
 The papers are generated, once, into --folder.
 """
@@ -24,19 +24,20 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-CONTESTANTS = ("usual", "nej")
 
-
-def prepare_usual(path: Path, folder: Path) -> dict[str, int]:
-    """Prepare as most tutorials do."""
+def prepare_usual(path: Path, folder: Path) -> Iterator[int]:
+    """Import; then prepare as most tutorials do, and give the number of papers."""
     import pandas
     from datasets import ClassLabel, Dataset, DatasetDict
     from sklearn.model_selection import train_test_split
-    yield
+    yield 0
     papers = pandas.read_csv(path, usecols=["id", "summary", "category_code"])
     papers = papers.drop_duplicates("summary").rename(
         columns={"summary": "text", "category_code": "label"})
@@ -46,19 +47,24 @@ def prepare_usual(path: Path, folder: Path) -> dict[str, int]:
     dataset = DatasetDict({
         name: Dataset.from_pandas(part, preserve_index=False).cast_column("label", label)
         for name, part in (("train", train), ("validation", validation), ("test", test))})
-    yield {name: len(part) for name, part in dataset.items()}
+    yield sum(len(part) for part in dataset.values())
 
 
-def prepare_nej(path: Path, folder: Path) -> dict[str, int]:
-    """Prepare as nej does."""
+def prepare_nej(path: Path, folder: Path, *, near_duplicate_threshold: float | None = None
+                ) -> Iterator[int]:
+    """Import; then prepare as nej does, and give the number of papers."""
     from nej.config import Config
     from nej.dataset import split_papers
     from nej.papers import clean
-    config = Config(data_path=str(path), near_duplicate_threshold=None)
-    yield
-    papers = clean(path, folder, near_duplicate_threshold=None)
-    dataset = split_papers(papers, config, folder)
-    yield {name: len(part) for name, part in dataset.items()}
+    yield 0
+    papers = clean(path, folder, near_duplicate_threshold=near_duplicate_threshold)
+    dataset = split_papers(papers, Config(data_path=str(path)), folder)
+    yield sum(len(part) for part in dataset.values())
+
+
+CONTESTANTS = {
+    "usual": prepare_usual, "nej": prepare_nej,
+    "nej, near-duplicates too": partial(prepare_nej, near_duplicate_threshold=0.8)}
 
 
 def child(name: str, path: Path) -> None:
@@ -66,15 +72,13 @@ def child(name: str, path: Path) -> None:
     import datasets
     datasets.disable_progress_bars()
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        steps = {"usual": prepare_usual, "nej": prepare_nej}[name](path, Path(folder))
+        steps = CONTESTANTS[name](path, Path(folder))
         next(steps)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         start = time.perf_counter()
         papers = next(steps)
         seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({"seconds": seconds, "peak_mib": peak / 1024, "imports_mib": before / 1024,
-                      "papers": papers}))
+    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(json.dumps({"seconds": seconds, "peak_mib": peak_kib / 1024, "papers": papers}))
 
 
 def measure(name: str, path: Path) -> dict | None:
@@ -91,44 +95,47 @@ def main() -> None:
     parser.add_argument("--papers", type=int, nargs="+", default=[100_000, 1_000_000, 3_000_000])
     parser.add_argument("--csv", type=Path, help="measure on this file instead")
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--near_duplicates", action="store_true",
+                        help="measure nej with the search for near-duplicates too")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "nej-scale")
     parser.add_argument("--child", choices=CONTESTANTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         return child(options.child, options.csv)
-    files = [options.csv] if options.csv else []
-    if not files:
-        from scripts.make_sample import write_csv
-        options.folder.mkdir(parents=True, exist_ok=True)
-        for number in options.papers:
-            files.append(options.folder / f"{number}.csv")
-            if not files[-1].exists():
-                write_csv(files[-1], number, 1)
-    from importlib.metadata import version
     print(f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, "
           + ", ".join(f"{name} {version(name)}"
                       for name in ("pyarrow", "datasets", "pandas", "scikit-learn"))
-          + f"; {options.rounds} round(s)\n")
-    print("| file | rows | | seconds | rows/s | x usual | peak memory, MiB |\n" + "|---" * 7 + "|")
-    for path in files:
-        size = path.stat().st_size
-        found = {name: [] for name in CONTESTANTS}
+          + f"; median of {options.rounds} round(s)\n")
+    print("| papers | MB | | seconds | papers/s | x usual | peak memory, MiB |", "|---" * 7 + "|",
+          sep="\n")
+    names = list(CONTESTANTS)[:3 if options.near_duplicates else 2]
+    for path in [options.csv] if options.csv else map(partial(generate, options.folder),
+                                                      options.papers):
+        found = {name: [] for name in names}
         for _ in range(options.rounds):
-            for name in CONTESTANTS:
+            for name in names:
                 found[name].append(measure(name, path))
-        rows = None
-        if all(found["nej"]):
-            rows = sum(found["nej"][0]["papers"].values())
-        medians = {name: statistics.median(r["seconds"] for r in runs) for name, runs in
-                   found.items() if all(runs)}
+        seconds = {name: statistics.median(run["seconds"] for run in runs)
+                   for name, runs in found.items() if all(runs)}
         for name, runs in found.items():
-            if name not in medians:
-                print(f"| {size / 1e6:,.0f} MB | {rows:,} | {name} | did not survive | | | |")
-                continue
-            peak = max(run["peak_mib"] for run in runs)
-            ratio = f"{medians['usual'] / medians[name]:.2f}" if "usual" in medians else ""
-            print(f"| {size / 1e6:,.0f} MB | {rows:,} | {name} | {medians[name]:.1f} | "
-                  f"{rows / medians[name]:,.0f} | {ratio} | {peak:,.0f} |", flush=True)
+            row = ["?", f"{path.stat().st_size / 1e6:,.0f}", name, "did not survive", "", "", ""]
+            if name in seconds:
+                papers = runs[0]["papers"]
+                row = [f"{papers:,}", row[1], name, f"{seconds[name]:.1f}",
+                       f"{papers / seconds[name]:,.0f}",
+                       f"{seconds['usual'] / seconds[name]:.2f}" if "usual" in seconds else "?",
+                       f"{max(run['peak_mib'] for run in runs):,.0f}"]
+            print(f"| {' | '.join(row)} |", flush=True)
+
+
+def generate(folder: Path, papers: int) -> Path:
+    """Return a CSV of so many synthetic papers, made now or before."""
+    from scripts.make_sample import write_csv
+    path = folder / f"{papers}.csv"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_csv(path, papers, 1)
+    return path
 
 
 if __name__ == "__main__":

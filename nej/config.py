@@ -22,7 +22,7 @@ from nej import InputError
 OTHER = "Other"
 OVER_ZERO = ("learning_rate", "num_train_epochs", "eval_steps", "logging_steps")
 BOUNDS = {
-    "max_bad_rows": (0, math.inf), "near_duplicate_threshold": (0.5, 1),
+    "max_bad_rows": (0, math.inf), "near_duplicate_threshold": (0.6, 1),
     "short_summary_words": (0, math.inf), "small_category_papers": (0, math.inf),
     "min_papers": (1, math.inf), "top_k": (1, math.inf), "max_train_papers": (1, math.inf),
     "validation_fraction": (0.001, 0.4), "test_fraction": (0.001, 0.4),
@@ -61,7 +61,7 @@ class Config:
     max_bad_rows: int = _key(
         0, "Rows that may be unreadable or incomplete, and are left out; more of them stop.")
     near_duplicate_threshold: float | None = _key(
-        0.8, "Leave out papers whose summary is so similar (0 to 1) to that of an earlier row; "
+        0.8, "Leave out papers whose summary is so similar (0.6 to 1) to that of an earlier row; "
              "null leaves out equal ones only.")
     short_summary_words: int = _key(
         20, "The check of the data warns of summaries with fewer words.")

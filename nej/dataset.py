@@ -7,6 +7,7 @@ import logging
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import date
 from pathlib import Path
 
 import datasets
@@ -52,14 +53,14 @@ def load_dataset(config: Config, tokenizer: PreTrainedTokenizerBase, *,
     folder = cache_folder(config, tokenizer)
     if not (folder / "dataset_dict.json").exists():
         with ExitStack() as stack:
-            papers = papers or stack.enter_context(clean_papers(config))
-            scratch = stack.enter_context(_scratch())
-            dataset = split_papers(papers, config, scratch).map(
+            if papers is None:
+                papers = stack.enter_context(clean_papers(config))
+            dataset = split_papers(papers, config, stack.enter_context(_scratch()))
+            dataset = dataset.map(
                 tokenize, batched=True, desc="Tokenize", load_from_cache_file=False,
                 fn_kwargs={"tokenizer": tokenizer, "max_length": config.max_length},
                 features=datasets.Features({
-                    "id": datasets.Value("string"), "text": datasets.Value("string"),
-                    "label": datasets.ClassLabel(names=choose_categories(papers, config)),
+                    **dataset["train"].features,
                     "input_ids": datasets.List(datasets.Value("int32")),
                     "length": datasets.Value("int32"), "truncated": datasets.Value("bool")}))
             with replacing(folder) as aside:
@@ -181,10 +182,14 @@ def _assign(papers: CleanPapers, config: Config) -> np.ndarray:
         return assign(papers.positions, validation_fraction=config.validation_fraction,
                       test_fraction=config.test_fraction)
     undated = int(np.isnat(papers.published).sum())
-    logger.info("split by date; %d of %d papers have none and are left out", undated, len(papers))
-    return assign_by_date(
-        papers.published, validation_from=np.datetime64(config.validation_from),
-        test_from=np.datetime64(config.test_from))
+    if undated == len(papers):
+        raise InputError(f"test_from: no paper of {papers.path} has a published_date; leave out "
+                         "validation_from and test_from to split by the hash of the id")
+    logger.info("split by date: %d of %d papers have no date and are left out", undated,
+                len(papers))
+    validation_from, test_from = (np.datetime64(date.fromisoformat(day)) for day in (
+        config.validation_from, config.test_from))
+    return assign_by_date(papers.published, validation_from=validation_from, test_from=test_from)
 
 
 def _label_ids(labels: pa.DictionaryArray, names: list[str], config: Config) -> np.ndarray:

@@ -123,6 +123,8 @@ def write_card(model_dir: Path) -> None:
                       for name, found in rows)
     classes = ", ".join(parts["config"]["id2label"].values())
     papers = manifest["papers"]
+    chosen = ("the hash of their id" if config["test_from"] is None else
+              f"their date of publication, from {config['test_from']} on")
     since = " since the run was last resumed" if manifest["resumed"] else ""
     card = f"""---
 library_name: transformers
@@ -141,8 +143,8 @@ A DistilBERT that sorts arXiv papers into {len(parts['config']['id2label'])} cat
 - Made from `{config['model_name_or_path']}` with {papers['train']:,} papers of
   `{config['data_path']}` (md5 {manifest['data']['md5']}), {manifest['steps']:,} optimizer steps,
   {manifest['training_seconds'] / 60:.1f} minutes on {manifest['device']}{since}.
-- It reads the first {config['max_length']} tokens. Test papers: {papers['test']:,}, chosen by the
-  hash of their id.
+- It reads the first {config['max_length']} tokens. Test papers: {papers['test']:,}, chosen by
+  {chosen}.
 - All settings are in `training_config.json`; what made the model is in `manifest.json`. To make it
   again: check out the commit named there, then
   `python scripts/train.py --config training_config.json`.

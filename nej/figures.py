@@ -65,7 +65,7 @@ def draw_training_statistics(model_dir: Path, target: Path) -> None:
             if len(series) > 1:
                 axis.legend()
             if title in ("Accuracy", "Macro F1"):
-                _mark_best(axis, state, history)
+                _mark_best(axis, state)
         figure.suptitle(f"Training of {model_dir.name}: {state['global_step']:,} steps, "
                         f"{state['epoch']:.1f} epochs")
 
@@ -124,7 +124,7 @@ def draw_years(years: dict[int, dict[str, int]], target: Path, *, most: int = 7)
     """Draw how many papers each year has, and the share of each class in it."""
     with _picture(target, rows=2, size=(8, 6.5)) as (figure, (top, bottom)):
         ticks = list(years)
-        totals = np.array([sum(classes.values()) for classes in years.values()])
+        totals = np.array([sum(classes.values()) for classes in years.values()], int)
         top.bar(ticks, totals, color=BLUE)
         top.set(title=f"Papers by year of publication ({totals.sum():,} with a date)",
                 ylabel="papers")
@@ -169,7 +169,7 @@ def _series(history: list[dict[str, Any]], key: str) -> tuple[list[int], list[fl
     return [step for step, _ in points], [value for _, value in points]
 
 
-def _mark_best(axis: Any, state: dict[str, Any], history: list[dict[str, Any]]) -> None:
+def _mark_best(axis: Any, state: dict[str, Any]) -> None:
     """Draw a line at the step whose weights were kept (best macro F1)."""
     step = state.get("best_global_step")
     if step:

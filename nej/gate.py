@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from transformers import PreTrainedTokenizerBase
 
@@ -47,7 +48,7 @@ class DataReport:
 
     def text(self) -> str:
         """Return what matters most, for a terminal."""
-        left_out = ", ".join(f"{count:,} {kind}" for kind, count in self.rejected.items())
+        left_out = ", ".join(f"{kind}: {count:,}" for kind, count in self.rejected.items())
         counts = ", ".join(f"{sum(classes.values()):,} {name}"
                            for name, classes in self.splits.items())
         return "\n".join([
@@ -58,8 +59,8 @@ class DataReport:
 
     def markdown(self) -> str:
         """Return the report as a page, whose pictures lie in figures/."""
-        kinds = "\n".join(f"| left out: {kind} | {count:,} |"
-                          for kind, count in self.rejected.items())
+        kinds = "".join(f"| left out: {kind} | {count:,} |\n"
+                        for kind, count in self.rejected.items())
         warnings = "\n".join(f"- {text}" for text in self.warnings) or "None."
         wide = "\n".join(f"| {name} | {quantiles[0]:,} | {quantiles[1]:,} | {quantiles[2]:,} | "
                          f"{quantiles[3]:,} | {quantiles[4]:,} |"
@@ -78,8 +79,7 @@ class DataReport:
 | | rows |
 |---|---|
 | in the file | {self.rows:,} |
-{kinds}
-| **papers** | **{self.papers:,}** |
+{kinds}| **papers** | **{self.papers:,}** |
 
 Every row that is left out stands in [rejects.csv](rejects.csv) with its number and the reason (the
 header is row 1). Of the near-duplicates the hash of the id would have put {self.crossing:,} into
@@ -134,13 +134,11 @@ def check_papers(papers: CleanPapers, config: Config, tokenizer: PreTrainedToken
     facts = _read_once(papers, config)
     tokens = np.array([len(ids) for ids in tokenizer(
         facts.sample, truncation=False, verbose=False)["input_ids"]] or [0])
-    rejects = papers.rejects.to_pylist()
     truncated = {length: float(np.mean(tokens > length))
                  for length in sorted({*LENGTHS, config.max_length})}
     return DataReport(
         file=_describe_file(papers.path), rows=papers.rows, papers=len(papers),
-        rejected=dict(Counter(reject["kind"] for reject in rejects).most_common()),
-        crossing=_crossing(rejects, config),
+        rejected=papers.rejected(), crossing=_crossing(papers.rejects, config),
         warnings=_warnings(papers, facts, config, truncated),
         categories=dict(Counter(papers.counts("category_code")).most_common()),
         words={name: np.quantile(words, (0, 0.05, 0.5, 0.95, 1)).astype(int).tolist()
@@ -154,7 +152,8 @@ def check_papers(papers: CleanPapers, config: Config, tokenizer: PreTrainedToken
 
 def write_report(report: DataReport, papers: CleanPapers, folder: Path, *, max_length: int) -> None:
     """Write data.md, its pictures and rejects.csv into `folder`."""
-    with replacing(folder / "rejects.csv") as aside, open(aside, "w", newline="") as file:
+    with replacing(folder / "rejects.csv") as aside, \
+            open(aside, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(papers.rejects.column_names)
         for batch in papers.rejects.to_batches():
@@ -179,12 +178,13 @@ class _Facts:
 
 
 def _read_once(papers: CleanPapers, config: Config) -> _Facts:
-    every = max(1, len(papers) // TOKENIZED_PAPERS)
+    every = -(-len(papers) // TOKENIZED_PAPERS)  # rounded up
     words: dict[str, list] = {"title": [], "summary": []}
     sample, odd_ids, untitled, start = [], [], 0, 0
     for batch in papers.batches():
         for name in words:
-            words[name].append(pc.add(pc.count_substring(batch[name], " "), 1).to_numpy())
+            words[name].append((pc.count_substring(batch[name], " ").to_numpy()
+                                + (pc.binary_length(batch[name]).to_numpy() > 0)))
         untitled += pc.sum(pc.equal(batch["title"], "")).as_py() or 0
         fine = pc.match_substring_regex(batch["id"], f"^(?:{ARXIV_ID.pattern})$")
         odd_ids += batch["id"].filter(pc.invert(fine)).to_pylist()
@@ -192,7 +192,7 @@ def _read_once(papers: CleanPapers, config: Config) -> _Facts:
         sample += texts(batch.take(chosen), config.text_fields).to_pylist()
         start += len(batch)
     return _Facts({name: np.concatenate(parts) for name, parts in words.items()},
-                  sample[:TOKENIZED_PAPERS], odd_ids, untitled)
+                  sample, odd_ids, untitled)
 
 
 def _describe_file(path: Path) -> dict[str, Any]:
@@ -207,12 +207,12 @@ def _describe_file(path: Path) -> dict[str, Any]:
             "line_ends": "CRLF" if line.endswith(b"\r\n") else "LF"}
 
 
-def _crossing(rejects: list[dict], config: Config) -> int:
+def _crossing(rejects: pa.Table, config: Config) -> int:
     """Count the near-duplicates whose id alone would put them into another split."""
-    both = [[reject[key] for reject in rejects if reject["kind"] == "near-duplicate"]
-            for key in ("id", "of")]
-    own, other = (assign(positions(ids), validation_fraction=config.validation_fraction,
-                         test_fraction=config.test_fraction) for ids in both)
+    near = rejects.filter(pc.equal(rejects["kind"], "near-duplicate"))
+    own, other = (assign(positions(near[column].to_pylist()), test_fraction=config.test_fraction,
+                         validation_fraction=config.validation_fraction)
+                  for column in ("id", "of"))
     return int(np.sum(own != other))
 
 
@@ -221,28 +221,28 @@ def _warnings(papers: CleanPapers, facts: _Facts, config: Config, truncated: dic
     counts = papers.counts("category_code")
     found = []
     if facts.odd_ids:
-        found.append(_some(facts.odd_ids, "ids are not arXiv's"))
+        found.append(_some(facts.odd_ids, "ids that are not arXiv's"))
     if facts.untitled:
-        found.append(f"{facts.untitled:,} papers have no title")
+        found.append(f"papers without a title: {facts.untitled:,}")
     short = int(np.sum(facts.words["summary"] < config.short_summary_words))
     if short:
-        found.append(f"{short:,} summaries have fewer than {config.short_summary_words} words")
+        found.append(f"summaries of fewer than {config.short_summary_words} words: {short:,}")
     undated = int(np.isnat(papers.published).sum())
     if undated:
-        found.append(f"{undated:,} papers ({undated / len(papers):.1%}) have no published_date, or "
-                     "one in an unknown form (known: 3/7/21 and 2021-03-07)")
+        found.append("papers without a published_date, or with one in another form than 3/7/21 and "
+                     f"2021-03-07: {undated:,} ({undated / len(papers):.1%})")
     unknown = [code for code in counts if code.partition(".")[0] not in ARCHIVES]
     if unknown:
-        found.append(_some(unknown, "categories are not of an archive of arXiv"))
+        found.append(_some(unknown, "categories of no archive of arXiv"))
     least = config.small_category_papers
     small = [code for code, count in counts.items() if count < least]
     if small:
-        found.append(_some(small, f"categories have fewer than {least} papers"))
+        found.append(_some(small, f"categories of fewer than {least} papers"))
     codes, of_code = papers.labels["category_code"], papers.labels["category"]
     pairs = {(codes.dictionary[i].as_py(), of_code.dictionary[j].as_py()) for i, j in np.unique(
         np.stack([codes.indices.to_numpy(), of_code.indices.to_numpy()]), axis=1).T.tolist()}
-    for one, other, several in ((0, 1, "codes have several names"),
-                                (1, 0, "names stand for several codes")):
+    for one, other, several in ((0, 1, "codes with several names"),
+                                (1, 0, "names of several codes")):
         times = Counter(pair[one] for pair in pairs)
         many = [f"{name} ({', '.join(sorted(p[other] for p in pairs if p[one] == name))})"
                 for name, count in times.items() if count > 1]
@@ -255,7 +255,7 @@ def _warnings(papers: CleanPapers, facts: _Facts, config: Config, truncated: dic
 
 
 def _some(items: list[str], what: str) -> str:
-    return f"{len(items):,} {what}: {', '.join(sorted(items)[:SHOWN])}" + (
+    return f"{what}: {len(items):,}, {', '.join(sorted(items)[:SHOWN])}" + (
         ", ..." if len(items) > SHOWN else "")
 
 

@@ -49,6 +49,10 @@ class CleanPapers:
             texts = texts.append_column(column, labels.cast(pa.string()))
         return texts
 
+    def rejected(self) -> dict[str, int]:
+        """Return the rejects of each kind, most first."""
+        return dict(Counter(self.rejects["kind"].to_pylist()).most_common())
+
     def counts(self, column: str) -> dict[str, int]:
         """Return the papers of each label in `column`."""
         labels = self.labels[column]
@@ -70,7 +74,7 @@ def clean(path: Path, scratch: Path, *, max_bad_rows: int = 0,
     Left out are bad rows (see `read_rows`), all versions of a paper (`abs-2101.00001v2`) but the
     newest, notices that a paper was withdrawn, and papers with the summary of an earlier row, or
     nearly. The earlier of two papers is the one that came into the file first, in whatever version:
-    papers that are added never push out others.
+    new papers push out none that were there, only a reworded version may.
 
     Args:
         scratch: a folder for the papers' texts; it must live as long as the result.
@@ -92,13 +96,13 @@ def clean(path: Path, scratch: Path, *, max_bad_rows: int = 0,
             f"{path}: row {first.row} (id {first.id[:40]!r}) {first.reason}; correct or delete it"
             + f" (there are {len(bad):,} bad rows)" * (len(bad) > 1)
             + f", or leave bad rows out with --max_bad_rows {len(bad)}")
-    if len(bad) == total:
-        raise InputError(f"{path}: no papers are left of its {total:,} rows, all of them bad; "
-                         "fetch the file again")
     kept = np.ones(len(rows.row), bool)
     rejects = bad
     for find in (_older_versions, _withdrawn, _same_summaries):
-        rejects += find(rows, kept)
+        if kept.any():
+            rejects += find(rows, kept)
+    if not kept.any():
+        raise InputError(f"{path}: no papers are left of its {total:,} rows; fetch it again")
     if near_duplicate_threshold is not None:
         rejects += _near_duplicates(rows, kept, file, near_duplicate_threshold)
     papers = CleanPapers(
@@ -111,8 +115,7 @@ def clean(path: Path, scratch: Path, *, max_bad_rows: int = 0,
                 for name, codes in rows.labels.items()},
         _file=file, _kept=kept)
     logger.info("%s: %d rows, %d papers%s", path, total, len(papers), "".join(
-        f"; {count} {kind}" for kind, count in
-        Counter(papers.rejects["kind"].to_pylist()).most_common()))
+        f"; left out as {kind}: {count}" for kind, count in papers.rejected().items()))
     return papers
 
 

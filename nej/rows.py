@@ -3,11 +3,11 @@
 import csv
 import os
 import re
+from codecs import utf_8_decode
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,8 +24,9 @@ KAGGLE_COLUMNS = (
     "first_author", "summary", "summary_word_count",
 )
 COLUMNS = ("id", "title", "category", "category_code", "summary")  # what nej needs
-TEXTS, LABELS, PUBLISHED = ("id", "title", "summary"), ("category_code", "category"), (
-    "published_date")
+TEXTS = ("id", "title", "summary")
+LABELS = ("category_code", "category")
+PUBLISHED = "published_date"
 # 2101.00001v2, math.GT/0309136 or cs-9308101v1, each with or without Kaggle's abs- before it
 ARXIV_ID = re.compile(
     r"(?:abs-)?(?P<paper>\d{4}\.\d{4,5}|[a-z-]+(?:\.[A-Za-z-]+)?[/-]\d{7})"
@@ -33,9 +34,11 @@ ARXIV_ID = re.compile(
 BLOCK_BYTES = 16 << 20  # a row must fit into a block
 LONGEST_BYTES = 1 << 20  # of a field; over that a quote is missing
 NOTICE_BYTES = 600  # a notice of withdrawal is shorter
-# sums up to (this paper) has been withdrawn
-WITHDRAWN = (r"(?i)\b(paper|article|submission|manuscript|preprint|version|work|note|report|thesis)"
-             r"\b[^.]{0,40}\b(withdrawn|retracted)\b|\bwithdrawn by\b|^\W*withdrawn\b")
+WITHDRAWN = (
+    r"(?i)\b(this|the|our) (paper|article|submission|manuscript|preprint|version|work|note|report|"
+    r"thesis)( \([^)]*\))? (is|was|has been|have been|is being|had to be) (\w+ ){0,2}"
+    r"(withdrawn|retracted)\b|^\W*(withdrawn|retracted)\b"
+    r"|\bwithdrawn (by|from) (the |this )?(authors?|submitter|admin|arxiv|archive)")
 SPACES = r"[\s\v\x{85}\p{Z}]+"  # what Unicode calls white space
 # bytes that may begin or be white space other than a space: ASCII's, and of U+0085 to U+3000
 _ODD = np.zeros(256, bool)
@@ -65,6 +68,8 @@ def check_header(path: Path, *, named: Path | None = None) -> list[str]:
     except UnicodeDecodeError as error:
         raise InputError(f"{named}: row 1 is not UTF-8 ({error.reason} at byte {error.start}); "
                          "save the file as UTF-8") from error
+    if "\r" in line.rstrip("\r\n"):
+        raise InputError(f"{named}: its lines end with CR alone; save it with CRLF or LF")
     header = next(csv.reader([line]), [])
     missing = [column for column in COLUMNS if column not in header]
     if missing:
@@ -108,7 +113,7 @@ class Reject:
 def read_rows(path: Path, file: Path) -> tuple[Rows, list[Reject]]:
     """Read the CSV at `path`; write the TEXTS of its good rows to `file`, an Arrow stream.
 
-    White space is collapsed. 100 bytes a row are in memory, the rest on disk.
+    White space is collapsed. About 100 bytes a row are in memory, the rest on disk.
 
     Returns:
         What is known of the good rows, and the bad ones: a wrong number of fields, an empty id,
@@ -118,35 +123,59 @@ def read_rows(path: Path, file: Path) -> tuple[Rows, list[Reject]]:
         InputError: no file, a missing column, not UTF-8, a missing quote.
     """
     check_header(require(path))
-    _check_quotes(path)
+    _check_bytes(path)
     try:
         try:
             return _write_rows(path, file, use_threads=True)
         except pa.ArrowInvalid:  # the slower way says in which row
             return _write_rows(path, file, use_threads=False)
     except pa.ArrowInvalid as error:
-        raise InputError(f"{path}: {_explain(path, str(error))}") from error
+        raise InputError(f"{path}: {' '.join(str(error).split())[:200]}; correct or delete the row "
+                         "(the header is row 1, blank lines do not count)") from error
 
 
-def _check_quotes(path: Path) -> None:
+def _check_bytes(path: Path) -> None:
+    """Raise InputError if the file is not UTF-8 or has a quote too few or too many."""
+    quotes, rest = 0, b""
     with open(path, "rb") as file:
-        quotes = sum(piece.count(b'"') for piece in iter(lambda: file.read(BLOCK_BYTES), b""))
+        while piece := file.read(BLOCK_BYTES):
+            quotes += piece.count(b'"')
+            piece = rest + piece
+            try:
+                read = utf_8_decode(piece, "strict", False)[1]
+            except UnicodeDecodeError:
+                raise InputError(f"{path}: {_not_utf8(path)}") from None
+            rest = piece[read:]
+    if rest:
+        raise InputError(f"{path}: the last character is cut off; fetch the file again")
     if quotes % 2:
         raise InputError(f"{path}: has an odd number of quotes ({quotes:,}), so that one is "
                          "missing, or the file was cut off; fetch it again, or correct the row")
+
+
+def _not_utf8(path: Path) -> str:
+    with open(path, "rb") as handle:
+        for number, line in enumerate(handle, 1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as wrong:
+                return (f"line {number} is not UTF-8 (byte {line[wrong.start]:#04x} at "
+                        f"{wrong.start}); save the file as UTF-8")
+    raise AssertionError("every line is UTF-8, but the file is not")
 
 
 def _write_rows(path: Path, file: Path, *, use_threads: bool) -> tuple[Rows, list[Reject]]:
     """Write the TEXTS of the good rows to `file`, an Arrow stream; return the rest.
 
     Raises:
-        pa.ArrowInvalid: not UTF-8, or a field that is larger than a block; with threads, for which
-            Arrow does not know the number of a row, also for a wrong number of fields.
+        pa.ArrowInvalid: a field that is larger than a block; with threads, for which Arrow does not
+            know the number of a row, also a wrong number of fields.
     """
     wrong: list[tuple[int, int, int, str]] = []  # rows with a wrong number of fields
 
     def note(row: pa_csv.InvalidRow) -> str:
-        wrong.append((row.number, row.actual_columns, row.expected_columns, row.text))
+        wrong.append((row.number, row.actual_columns, row.expected_columns,
+                      row.text.split(",", 1)[0][:100]))
         return "error" if use_threads else "skip"
 
     columns = [c for c in (*COLUMNS, PUBLISHED) if c in check_header(path)]
@@ -156,7 +185,7 @@ def _write_rows(path: Path, file: Path, *, use_threads: bool) -> tuple[Rows, lis
         parse_options=pa_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=note),
         convert_options=pa_csv.ConvertOptions(
             include_columns=columns, column_types={c: pa.string() for c in columns},
-            strings_can_be_null=False))
+            strings_can_be_null=False, check_utf8=False))  # _check_bytes did
     parts: dict[str, list] = defaultdict(list)
     vocabulary: dict[str, dict[str, int]] = {column: {} for column in LABELS}
     faults: list[tuple[int, str, str]] = []  # number among the parsed rows, id, reason
@@ -188,8 +217,8 @@ def _write_rows(path: Path, file: Path, *, use_threads: bool) -> tuple[Rows, lis
     # rows with a wrong number of fields are not among those that were parsed, but have numbers
     row = np.setdiff1d(np.arange(2, parsed + len(wrong) + 2), [number for number, *_ in wrong])
     bad = [Reject(int(row[number]), name, "bad row", why) for number, name, why in faults]
-    bad += [Reject(number, text.split(",")[0], "bad row", f"has {there} fields and not {wanted}")
-            for number, there, wanted, text in wrong]
+    bad += [Reject(number, name, "bad row", f"has {there} fields and not {wanted}")
+            for number, there, wanted, name in wrong]
     arrays = {name: np.concatenate(part) for name, part in parts.items() if name != "id" and part}
     number = arrays.pop("number", np.array([], int))
     return Rows(
@@ -271,7 +300,6 @@ def _dates(texts: pa.Array) -> np.ndarray:
     return dates[found.indices.to_numpy()] if len(dates) else np.array([], "datetime64[D]")
 
 
-@cache
 def parse_date(text: str) -> date | None:
     """Return the date of Kaggle's `3/7/21` or of ISO's `2021-03-07...`, None for anything else."""
     try:
@@ -280,7 +308,7 @@ def parse_date(text: str) -> date | None:
         month, day, year = map(int, text.split("/"))
         # arXiv began in 1991
         return date(year + (0 if year > 99 else 2000 if year < 91 else 1900), month, day)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 
@@ -291,18 +319,3 @@ def _codes(labels: pa.Array, vocabulary: dict[str, int]) -> np.ndarray:
                for name in found.dictionary.to_pylist()]
     return np.array(numbers, np.int32)[found.indices.to_numpy()] if numbers else np.array(
         [], np.int32)
-
-
-def _explain(path: Path, error: str) -> str:
-    """Say what Arrow's `error` means and what to do."""
-    if "UTF8" not in error:
-        return (f"{' '.join(error.split())[:200]}; correct or delete the row (the header is row "
-                "1, blank lines do not count)")
-    with open(path, "rb") as handle:
-        for number, line in enumerate(handle, 1):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError as wrong:
-                return (f"line {number} is not UTF-8 (byte {line[wrong.start]:#04x} at "
-                        f"{wrong.start}); save the file as UTF-8")
-    return error

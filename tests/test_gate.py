@@ -5,10 +5,11 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
+from nej import InputError
 from nej.dataset import clean_papers, split_papers
 from nej.gate import check_papers, write_report
 from nej.model import load_tokenizer
@@ -66,7 +67,7 @@ def test_every_row_is_kept_or_rejected_with_number_and_reason(report, tmp_path):
 def test_the_page_has_what_a_newcomer_wants_to_see(report, tmp_path):
     found = report()
     page = (tmp_path / "reports" / "data.md").read_text()
-    assert "| **papers** | **60** |" in page and "lines end with CRLF" in page
+    assert "| in the file | 60 |\n| **papers** | **60** |" in page and "lines end with CRLF" in page
     for picture in ("data_categories.png", "data_lengths.png", "data_years.png"):
         assert f"(figures/{picture})" in page
         assert (tmp_path / "reports" / "figures" / picture).stat().st_size > 5000
@@ -78,15 +79,15 @@ def test_the_page_has_what_a_newcomer_wants_to_see(report, tmp_path):
 
 
 @pytest.mark.parametrize("row, word", [
-    (paper("survey1"), "1 ids are not arXiv's: survey1"),
-    (paper("abs-2102.00001v1", title=""), "1 papers have no title"),
-    (paper("abs-2102.00001v1", summary="Too short."), "1 summaries have fewer than 20 words"),
-    (paper("abs-2102.00001v1", published_date="yesterday"), "1 papers (1.6%) have no published"),
-    (paper("abs-2102.00001v1", category_code="alchemy.AU"), "not of an archive of arXiv: alchemy"),
+    (paper("survey1"), "ids that are not arXiv's: 1, survey1"),
+    (paper("abs-2102.00001v1", title=""), "papers without a title: 1"),
+    (paper("abs-2102.00001v1", summary="Too short."), "summaries of fewer than 20 words: 1"),
+    (paper("abs-2102.00001v1", published_date="yesterday"), "2021-03-07: 1 (1.6%)"),
+    (paper("abs-2102.00001v1", category_code="alchemy.AU"), "of no archive of arXiv: 1, alchemy"),
     (paper("abs-2102.00001v1", category="Learning"),
-     "codes have several names: cs.LG (Learning, Machine Learning)"),
+     "codes with several names: 1, cs.LG (Learning, Machine Learning)"),
     (paper("abs-2102.00001v1", category_code="stat.ML"),
-     "names stand for several codes: Machine Learning (cs.LG, stat.ML)"),
+     "names of several codes: 1, Machine Learning (cs.LG, stat.ML)"),
 ], ids=lambda value: value if isinstance(value, str) else "")
 def test_warnings(report, row, word):
     assert not warnings_with(report(categories=["cs.LG", "cs.CV"]), word)
@@ -94,7 +95,7 @@ def test_warnings(report, row, word):
 
 
 def test_small_categories_are_told(report):
-    assert warnings_with(report(), "2 categories have fewer than 100 papers: cs.CV, cs.LG")
+    assert warnings_with(report(), "categories of fewer than 100 papers: 2, cs.CV, cs.LG")
 
 
 @pytest.mark.parametrize("date", ["3/7/12", "03/07/2012", "2012-03-07", "2012-03-07T10:00:00Z"])
@@ -110,7 +111,7 @@ def test_the_command_writes_the_report_and_what_is_in_the_data_set(make_config, 
     (tmp_path / "config.json").write_text(json.dumps(asdict(config)))
     done = run("prepare.py", "--config", tmp_path / "config.json")
     assert done.returncode == 0, done.stderr
-    assert "60 rows = 60 papers" in done.stdout and "warning: 2 categories" in done.stdout
+    assert "60 rows = 60 papers" in done.stdout and "warning: categories of fewer" in done.stdout
     prepared = json.loads((tmp_path / "reports" / "prepared.json").read_text())
     assert sum(part["papers"] for part in prepared.values()) == 60
     assert sum(prepared["train"]["classes"].values()) == prepared["train"]["papers"]
@@ -134,7 +135,7 @@ def test_too_many_bad_rows_stop_and_some_may_be_allowed(make_config, tmp_path):
                    "2 bad rows", "--max_bad_rows 2")
     assert not (tmp_path / "reports").exists()
     done = run(*command, "--max_bad_rows", "2")
-    assert done.returncode == 0 and "(2 bad row)" in done.stdout
+    assert done.returncode == 0 and "left out (bad row: 2)" in done.stdout
     with open(tmp_path / "reports" / "rejects.csv", newline="") as file:
         rows = [(row["row"], row["id"], row["reason"]) for row in csv.DictReader(file)]
     assert rows == [("62", "abs-2102.00001v1", "has an empty summary"),
@@ -159,7 +160,7 @@ def test_a_disk_that_is_full_leaves_nothing(make_config, tmp_path):
 def test_a_split_by_date(make_config, tmp_path):
     rows = many() + [paper("abs-2102.00001v1", published_date="", category_code="cs.LG")]
     config = make_config(data_path=str(write_papers(tmp_path / "own.csv", rows)),
-                         validation_from="2013-01-01", test_from="2014-01-01")
+                         validation_from="20130101", test_from="2014-W01-3")
     with clean_papers(config) as papers:
         dataset = split_papers(papers, config, tmp_path)
         sizes = {name: len(part) for name, part in dataset.items()}
@@ -167,6 +168,11 @@ def test_a_split_by_date(make_config, tmp_path):
         for name, allowed in (("train", {2010, 2011, 2012}), ("validation", {2013}),
                               ("test", {2014})):
             assert {years[f"{paper}v1"] for paper in dataset[name]["id"]} == allowed
+    with pytest.raises(InputError, match="no paper of .* has a published_date"):
+        undated = write_papers(tmp_path / "undated.csv", [r | {"published_date": ""} for r in rows])
+        undated_config = replace(config, data_path=str(undated))
+        with clean_papers(undated_config) as papers:
+            split_papers(papers, undated_config, tmp_path)
     assert sizes == {"train": 36, "validation": 12, "test": 12}  # without a date: left out
 
 

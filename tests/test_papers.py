@@ -7,7 +7,7 @@ import pytest
 
 from nej import InputError
 from nej.papers import clean, read_papers
-from nej.rows import KAGGLE_COLUMNS
+from nej.rows import KAGGLE_COLUMNS, parse_date
 
 HEADER = ",".join(KAGGLE_COLUMNS)
 GOOD = "abs-21{:02d}.00001v1,T,Learning,cs.LG,1/1/21,1/1/21,['A'],'A',Summary {},2"
@@ -283,6 +283,12 @@ def test_only_bad_rows(tmp_path):
 @pytest.mark.parametrize("notice, withdrawn", [
     ("This paper has been withdrawn by the author due to an error.", True),
     ("Withdrawn. See 1234.5678.", True), ("The submission is retracted.", True),
+    ("Because of changes to the model proposed, it has been withdrawn from the archive.", True),
+    ("We note that every such complex can be retracted onto its core.", False),
+    ("In this paper we classify groups retracted onto free subgroups.", False),
+    ("We report that heat is withdrawn from the reservoir at constant rate.", False),
+    ("In this work we study liquidity withdrawn by banks during crises.", False),
+    ("This article (and its sequel) has been temporarily withdrawn.", True),
     ("We study how participants withdrawn from trials differ.", False),
     ("This paper studies withdrawals." + " More words." * 80, False),
     ("This paper has been withdrawn." + " More words." * 80, False),
@@ -297,3 +303,38 @@ def test_white_space_of_every_kind_is_found(read, spaces):
     texts = [f"One{spaces}two.", f"{spaces}One two.", f"One two.{spaces}", "One two"]
     found = read(*(paper(f"abs-{number}v1", title=text) for number, text in enumerate(texts)))
     assert [row["title"] for row in found] == ["One two.", "One two.", "One two.", "One two"]
+
+
+def test_lines_that_end_with_cr_alone(tmp_path):
+    path = write_papers(tmp_path / "own.csv", [paper()])
+    path.write_bytes(path.read_bytes().replace(b"\r\n", b"\r"))
+    with pytest.raises(InputError, match="own.csv: its lines end with CR alone"):
+        read_papers(path)
+
+
+def test_bytes_that_are_not_utf8_in_a_column_that_is_not_read(tmp_path):
+    path = write_papers(tmp_path / "own.csv", [paper(authors="['G\u00fcnther']")])
+    path.write_bytes(path.read_bytes().replace("\u00fc".encode(), b"\xfc"))
+    with pytest.raises(InputError, match="own.csv: line 2 is not UTF-8"):
+        read_papers(path)
+
+
+def test_utf8_characters_across_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr("nej.rows.BLOCK_BYTES", 1001)
+    rows = [paper(f"abs-{number}v1", summary=f"{number} Erd\u0151s, \u6df1\u5ea6 \U0001f642")
+            for number in range(60)]
+    path = write_papers(tmp_path / "own.csv", rows)
+    assert read_papers(path)["summary"].to_pylist() == [row["summary"] for row in rows]
+    path.write_bytes(path.read_bytes().rstrip() + b',"\xf0\x9f"')
+    with pytest.raises(InputError, match="not UTF-8|cut off"):
+        read_papers(path)
+
+
+@pytest.mark.parametrize("text, found", [
+    ("3/7/21", "2021-03-07"), ("12/31/93", "1993-12-31"), ("1/1/90", "2090-01-01"),
+    ("3/7/2021", "2021-03-07"), ("2021-03-07", "2021-03-07"),
+    ("2021-03-07T01:02:03Z", "2021-03-07"), ("", "None"), ("7.3.21", "None"),
+    ("13/1/21", "None"), ("1/1/99999999999", "None"),
+    ("2/30/21", "None"), ("a/b/c", "None"), ("1/2", "None")])
+def test_dates(text, found):
+    assert str(parse_date(text)) == found
