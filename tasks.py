@@ -95,6 +95,12 @@ def visualize(context, model=MODEL):
 
 
 @task
+def reproduce(context, model=MODEL):
+    """Train MODEL=models/x again from its manifest: identical, or what differs."""
+    _run("python", "scripts/reproduce.py", model)
+
+
+@task
 def lint(context):
     """Check the code with flake8."""
     _run("python", "-m", "flake8")

@@ -1,5 +1,6 @@
 """Unfinished runs: whose folder it is, and which checkpoint can be gone on from."""
 
+import csv
 import dataclasses
 import json
 import logging
@@ -7,18 +8,18 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
-from safetensors import safe_open
 
 from nej import InputError
 from nej.config import Config
-from nej.files import checksum, write_json
+from nej.files import checksum, flush, write_csv, write_json
 from nej.rows import require
 
 logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "training_config.json"
+CHECKSUMS = "checksums.json"  # in each checkpoint
+TRACE = "steps.csv"  # in each checkpoint and in the model directory
 RECORD = Path("checkpoints", "run.json")  # in the folder of an unfinished run
 # keys that do not change what is learned: an unfinished run goes on under other values of these
 FREE_KEYS = {"data_path", "output_dir", "overwrite_output_dir", "report_to", "run_name",
@@ -86,9 +87,17 @@ def _changes(record: Path, run: dict[str, Any]) -> list[str]:
             for key, value in run.items() if key not in FREE_KEYS and before.get(key) != value]
 
 
-def newest_intact(folder: Path) -> Path | None:
-    """Return the checkpoint with the most steps that can be read to its end, None if none can.
+def seal(checkpoint: Path) -> None:
+    """Write the checksums of a checkpoint's files into it, and all of it to the disk."""
+    files = sorted(path for path in checkpoint.iterdir() if path.is_file())
+    write_json(checkpoint / CHECKSUMS, {path.name: checksum(path) for path in files})
+    flush(checkpoint)
 
+
+def newest_intact(folder: Path) -> Path | None:
+    """Return the checkpoint with the most steps that is as it was saved, None if there is none.
+
+    So must be the one with the best metric until then, whose weights the run would end with.
     Trainer itself takes the newest folder, broken or not, and fails on one that a kill left half
     written (transformers issue 35782).
     """
@@ -96,22 +105,37 @@ def newest_intact(folder: Path) -> Path | None:
     for checkpoint in reversed(found):
         problem = _problem(checkpoint)
         if problem is None:
-            return checkpoint
+            best = json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))[
+                "best_model_checkpoint"]
+            problem = best and _problem(folder / Path(best).name)
+            if not problem:
+                return checkpoint
+            problem = f"the best one, {Path(best).name}, cannot be used: {problem}"
         logger.warning("%s is passed over: %s", checkpoint, problem)
     return None
 
 
 def _problem(checkpoint: Path) -> str | None:
-    """Read every part of a checkpoint; return what is wrong with it."""
+    """Compare a checkpoint with its checksums; return what is wrong with it."""
     try:
-        json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))
-        with safe_open(checkpoint / "model.safetensors", "pt") as weights:
-            for name in weights.keys():
-                weights.get_tensor(name)
-        for name in ("optimizer.pt", "scheduler.pt"):
-            torch.load(checkpoint / name, weights_only=True, map_location="cpu")
-        if not list(checkpoint.glob("rng_state*.pth")):
-            return "no random state"
-    except Exception as error:  # what a broken file makes torch raise is anything
-        return f"{type(error).__name__}: {error}"[:150]
+        expected = json.loads((checkpoint / CHECKSUMS).read_text("utf-8"))
+        for name, digest in expected.items():
+            if checksum(checkpoint / name) != digest:
+                return f"{name} is not what was saved"
+    except FileNotFoundError as error:
+        return f"it lacks {Path(error.filename).name}"
+    except (OSError, ValueError) as error:
+        return f"{error}"[:150]
     return None
+
+
+def write_trace(path: Path, trace: list[tuple[float, float]]) -> None:
+    """Write loss and gradient norm of each step."""
+    write_csv(path, ("step", "loss", "grad_norm"),
+              ((step, *values) for step, values in enumerate(trace, 1)))
+
+
+def read_trace(path: Path) -> list[tuple[float, float]]:
+    """Read what `write_trace` wrote."""
+    with open(path, encoding="utf-8", newline="") as file:
+        return [(float(row["loss"]), float(row["grad_norm"])) for row in csv.DictReader(file)]

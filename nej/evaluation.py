@@ -1,6 +1,5 @@
 """Judge a model directory on its test papers, beside baselines fitted on the same split."""
 
-import csv
 import json
 import logging
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from nej.checkpoints import CONFIG_FILE
 from nej.config import Config, load_config
 from nej.dataset import cache_folder, load_dataset
 from nej.device import use_bf16
-from nej.files import checksum, replacing, write_json
+from nej.files import checksum, replacing, write_csv, write_json
 from nej.metrics import all_metrics, best_validation
 from nej.model import load_classifier, load_tokenizer
 from nej.packing import pack, packed_forward
@@ -204,12 +203,9 @@ def _probabilities(logits: np.ndarray, temperature: float) -> np.ndarray:
 def _write_predictions(target: Path, ids: list[str], labels: np.ndarray, probabilities: np.ndarray,
                        names: list[str]) -> None:
     """Write each paper's class, the one that it was given, and the probability of that."""
-    with replacing(target) as aside, open(aside, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("id", "actual", "predicted", "probability"))
-        writer.writerows(
-            (paper, names[label], names[given], f"{share:.4f}") for paper, label, given, share in
-            zip(ids, labels, probabilities.argmax(1), probabilities.max(1)))
+    write_csv(target, ("id", "actual", "predicted", "probability"), (
+        (paper, names[label], names[given], f"{share:.4f}") for paper, label, given, share in
+        zip(ids, labels, probabilities.argmax(1), probabilities.max(1))))
 
 
 def _load_settings(model_dir: Path, data_path: Path | None) -> tuple[Config, list[str]]:

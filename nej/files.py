@@ -1,12 +1,13 @@
 """Files that are whole or absent: written aside, flushed, renamed."""
 
+import csv
 import errno
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def replacing(target: Path) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         yield aside / target.name
-        _flush(aside / target.name)
+        flush(aside / target.name)
         if target.is_dir():  # a folder cannot be renamed onto a full one
             os.rename(target, aside / "old")
         try:
@@ -70,17 +71,28 @@ def replacing(target: Path) -> Iterator[Path]:
             shutil.rmtree(aside, ignore_errors=True)
 
 
-def _flush(path: Path) -> None:
-    """Force a file, or every file of a folder, to the disk."""
-    for file in [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]:
-        with open(file, "rb") as handle:
-            os.fsync(handle.fileno())
+def flush(path: Path) -> None:
+    """Force a file, or a folder and every file in it, to the disk."""
+    for file in [path, *path.rglob("*")] if path.is_dir() else [path]:
+        handle = os.open(file, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented JSON, whole or not at all."""
     with replacing(path) as aside:
         aside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
+    """Write a CSV in UTF-8, whole or not at all; numbers with all their digits."""
+    with replacing(path) as aside, open(aside, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
 
 
 def checksum(path: Path, algorithm: str = "sha256") -> str:

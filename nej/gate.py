@@ -1,6 +1,5 @@
 """What there is to know about the data before anyone trains on it: `make check-data`."""
 
-import csv
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from nej.config import Config
 from nej.dataset import label_and_split, texts
 from nej.figures import draw_bars, draw_lengths, draw_years
-from nej.files import replacing
+from nej.files import replacing, write_csv
 from nej.papers import CleanPapers
 from nej.rows import ARXIV_ID, KAGGLE_COLUMNS, check_header
 from nej.splits import SPLITS, assign, positions
@@ -152,12 +151,8 @@ def check_papers(papers: CleanPapers, config: Config, tokenizer: PreTrainedToken
 
 def write_report(report: DataReport, papers: CleanPapers, folder: Path, *, max_length: int) -> None:
     """Write data.md, its pictures and rejects.csv into `folder`."""
-    with replacing(folder / "rejects.csv") as aside, \
-            open(aside, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(papers.rejects.column_names)
-        for batch in papers.rejects.to_batches():
-            writer.writerows(zip(*(column.to_pylist() for column in batch.columns)))
+    write_csv(folder / "rejects.csv", papers.rejects.column_names, (
+        row.values() for batch in papers.rejects.to_batches() for row in batch.to_pylist()))
     figures = folder / "figures"
     draw_bars(report.categories, figures / "data_categories.png",
               title=f"Papers in each of {len(report.categories):,} categories", unit="papers")

@@ -4,14 +4,18 @@ import importlib.metadata
 import platform
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
+from transformers.utils import cached_file
 
+from nej.checkpoints import CONFIG_FILE, TRACE
 from nej.config import Config
+from nej.device import use_bf16
 from nej.files import checksum, write_json
 from nej.rows import require
 from nej.training import TrainingResult
@@ -38,19 +42,27 @@ def write_manifest(
     write_json(folder / "manifest.json", {
         **origin,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "config_sha256": checksum(folder / CONFIG_FILE),
         "papers": result.papers,
-        "starting_checkpoint": config.model_name_or_path,
+        "split_sha256": result.split_sha256,
+        "starting_checkpoint": {
+            "name": config.model_name_or_path,
+            "sha256": checksum(Path(cached_file(config.model_name_or_path, "model.safetensors")))},
         "seed": config.seed,
         "steps": result.steps,
         "training_seconds": round(result.seconds, 1),
         "resumed": result.resumed,  # then the seconds are those since
+        "cpu_seconds": round(time.process_time(), 1),  # of the main process, from its start
         "device": _device_name(),
+        "precision": "bfloat16" if use_bf16(config, state.device.type) else "float32",
         "processes": state.num_processes,
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "steps_sha256": checksum(folder / TRACE),
         "weights_sha256": checksum(folder / "model.safetensors"),
+        "validation": result.metrics,
     })
 
 

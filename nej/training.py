@@ -24,15 +24,18 @@ from transformers import (
     EarlyStoppingCallback, EvalPrediction, PreTrainedTokenizerBase, Trainer, TrainerCallback,
     TrainerState, TrainingArguments, set_seed,
 )
+from transformers.trainer_utils import rotate_checkpoints
 
 from nej import InputError
 from nej.baselines import soft_labels
 from nej.batching import IGNORED, StepBatchSampler, collate, micro_batches_per_step
-from nej.checkpoints import CONFIG_FILE, mark_unfinished, unfinished_run
+from nej.checkpoints import (
+    CONFIG_FILE, TRACE, mark_unfinished, read_trace, seal, unfinished_run, write_trace,
+)
 from nej.config import Config
-from nej.dataset import cache_folder, load_dataset
+from nej.dataset import cache_folder, describe, load_dataset
 from nej.device import check_processes, prepare_device, use_bf16
-from nej.files import explained_writes, write_json
+from nej.files import explained_writes, flush, write_csv, write_json
 from nej.metrics import best_validation, validation_metrics
 from nej.model import freeze, load_classifier, load_tokenizer
 from nej.packing import pack, take_packed
@@ -49,6 +52,7 @@ class TrainingResult:
     steps: int
     seconds: float  # of this process, stepping, validating and saving
     papers: dict[str, int]  # in each split
+    split_sha256: dict[str, str]  # of the ids in each split, in order
     interrupted: bool
     resumed: bool
 
@@ -96,6 +100,8 @@ def train(
     freeze(model, config.frozen_layers)
     mark_unfinished(work_dir, config, clear=checkpoint is None)
     trainer = PaperTrainer(config, model, tokenizer, dataset, work_dir, packed=packed)
+    if checkpoint is not None:
+        trainer.trace = read_trace(checkpoint / TRACE)
     for callback in callbacks:
         trainer.add_callback(callback)
     with explained_writes(work_dir), _stop_on_signal(trainer):
@@ -107,6 +113,7 @@ def train(
         model_dir=model_dir, steps=trainer.state.global_step, seconds=seconds,
         metrics=best_validation(trainer.state.log_history),
         papers={name: len(split) for name, split in dataset.items()},
+        split_sha256={name: split["sha256"]["id"] for name, split in describe(dataset).items()},
         interrupted=trainer.interrupted, resumed=checkpoint is not None)
     if PartialState().is_main_process and not result.interrupted:
         with explained_writes(work_dir):
@@ -122,6 +129,9 @@ class PaperTrainer(Trainer):
                  dataset: datasets.DatasetDict, work_dir: Path, packed: bool):
         self.config = config
         self.stop_requested = self.interrupted = False
+        self.saving_in: Path | None = None
+        self.trace: list[tuple[float, float]] = []  # loss (this process's share), gradient norm
+        self.loss_so_far = 0.0  # of the step that is under way
         labels = np.asarray(dataset["train"]["label"])
         names = dataset["train"].features["label"].names
         callbacks = [_StopInOrder(self)]
@@ -155,6 +165,42 @@ class PaperTrainer(Trainer):
         self._load_best_model()
         return True
 
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self.saving_in or self.args.output_dir)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        """Write a checkpoint aside; give it its name when it is whole and sealed.
+
+        Only then are older ones removed. A kill at any moment leaves whole checkpoints behind, and
+        at most a folder .saving.
+        """
+        folder = Path(self.args.output_dir)
+        target = folder / f"checkpoint-{self.state.global_step}"
+        self.saving_in = folder / ".saving"
+        if self.args.should_save:
+            shutil.rmtree(self.saving_in, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        try:
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()  # each process has written its random state
+            if self.args.should_save:
+                aside = self.saving_in / target.name
+                if self.state.best_global_step:  # Trainer looked for it aside
+                    best = folder / f"checkpoint-{self.state.best_global_step}"
+                    self.state.best_model_checkpoint = str(best)
+                    self.state.save_to_json(str(aside / "trainer_state.json"))
+                write_trace(aside / TRACE, self.trace)
+                seal(aside)
+                shutil.rmtree(target, ignore_errors=True)  # one that was passed over
+                aside.rename(target)
+                flush(folder)
+                self.saving_in.rmdir()
+                rotate_checkpoints(str(folder), self.args.save_total_limit,
+                                   self.state.best_model_checkpoint)
+        finally:
+            self.saving_in = None
+        self.accelerator.wait_for_everyone()
+
     def get_train_dataloader(self) -> DataLoader:
         """Return this process's micro-batches; see StepBatchSampler."""
         sampler = StepBatchSampler(
@@ -170,6 +216,18 @@ class PaperTrainer(Trainer):
             generator=torch.Generator().manual_seed(self.config.seed))  # not the model's
         loader.set_epoch = sampler.set_epoch  # Trainer calls it
         return loader
+
+    def training_step(self, *args, **kwargs) -> torch.Tensor:
+        """Add the micro-batch's loss to that of the step."""
+        loss = super().training_step(*args, **kwargs)
+        self.loss_so_far = self.loss_so_far + loss
+        return loss
+
+    def _get_grad_norm(self, *args, **kwargs) -> float:
+        norm = super()._get_grad_norm(*args, **kwargs)  # once in each step, before the update
+        self.trace.append((float(self.loss_so_far), float(norm)))
+        self.loss_so_far = 0.0
+        return norm
 
     def compute_loss(self, model: torch.nn.Module, inputs: dict, *args, **kwargs):
         """Keep the soft labels, which the model does not take, for step_loss."""
@@ -300,6 +358,11 @@ def _write_model_dir(trainer: PaperTrainer, tokenizer: PreTrainedTokenizerBase, 
         {key: value for key, value in log.items() if not key.endswith(("_runtime", "_per_second"))}
         for log in trainer.state.log_history]
     trainer.state.save_to_json(str(work_dir / "trainer_state.json"))
+    write_trace(work_dir / TRACE, trainer.trace)
+    keys = ("loss", "accuracy", "macro_f1", "weighted_f1")
+    write_csv(work_dir / "validations.csv", ("step", *keys), (
+        (log["step"], *(log[f"eval_{key}"] for key in keys))
+        for log in trainer.state.log_history if "eval_loss" in log))
     write_json(work_dir / "metrics.json", {"validation": result.metrics})
     if finish is not None:
         finish(work_dir, result)

@@ -69,7 +69,7 @@ def test_a_run_learns_and_its_model_directory_is_complete(make_config, easy_csv)
     assert names == {
         "model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json",
         "training_config.json", "trainer_state.json", "metrics.json", "calibration.json",
-        "manifest.json", "README.md"}
+        "predictions.csv", "steps.csv", "validations.csv", "manifest.json", "README.md"}
     assert not Path(f"{result.model_dir}.partial").exists()
     model = AutoModelForSequenceClassification.from_pretrained(result.model_dir)
     assert list(model.config.id2label.values()) == sorted(model.config.label2id)
@@ -81,6 +81,11 @@ def test_a_run_learns_and_its_model_directory_is_complete(make_config, easy_csv)
     manifest = json.loads((result.model_dir / "manifest.json").read_text())
     assert manifest["weights_sha256"] == checksum(result.model_dir / "model.safetensors")
     assert manifest["data"]["md5"] == checksum(Path(config.data_path), "md5")
+    steps = (result.model_dir / "steps.csv").read_text().splitlines()
+    assert len(steps) == 1 + result.steps
+    logged = [log for log in json.loads((result.model_dir / "trainer_state.json").read_text())[
+        "log_history"] if "grad_norm" in log]
+    assert all(float(steps[log["step"]].split(",")[2]) == log["grad_norm"] for log in logged)
 
 
 @pytest.mark.parametrize("settings", [
@@ -168,6 +173,30 @@ def test_a_broken_checkpoint_is_passed_over(make_config, caplog):
         (older / "optimizer.pt").write_bytes(content)
         assert newest_intact(folder) not in (newest, older)
     assert train(config).steps == 30
+
+
+def test_a_flipped_bit_is_noticed_also_in_the_best_checkpoint(make_config, caplog):
+    """A bit of a weight makes no file unreadable: only its checksum tells."""
+    config = make_config()
+    train(config, callbacks=[StopAt(17)])
+    folder = Path(f"{config.output_dir}.partial") / "checkpoints"
+    newest = newest_intact(folder)
+    file = newest / "model.safetensors"
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert newest_intact(folder) != newest
+    assert f"{newest} is passed over: model.safetensors is not what was saved" in caplog.text
+    file.write_bytes(content)
+    assert newest_intact(folder) == newest
+    state = json.loads((newest / "trainer_state.json").read_text())
+    best = folder / Path(state["best_model_checkpoint"]).name
+    assert best != newest
+    (best / "model.safetensors").unlink()
+    caplog.clear()
+    assert newest_intact(folder) is None
+    assert f"the best one, {best.name}, cannot be used: it lacks model.safetensors" in caplog.text
+    whole = train(make_config(output_dir=config.output_dir + "-whole"))
+    assert same(weights(train(config).model_dir), weights(whole.model_dir))  # from the beginning
 
 
 def test_the_best_validation_is_what_is_kept(make_config):
