@@ -59,7 +59,7 @@ def draw_training_statistics(model_dir: Path, target: Path) -> None:
             for key, name, colour in series:
                 steps, values = _series(history, key)
                 marker = "o" if key.startswith("eval_") else None
-                axis.plot(steps, values, color=colour, marker=marker, label=name)
+                axis.plot(steps, values, color=colour, marker=marker, label=name, clip_on=False)
             axis.set(title=title, xlabel="optimizer step", xlim=(0, state["max_steps"]))
             axis.grid(alpha=0.3)
             if len(series) > 1:
