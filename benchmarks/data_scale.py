@@ -7,7 +7,8 @@
 From the CSV to three Arrow splits that can be tokenized. Each contestant runs in a process of its
 own, and they take turns; the seconds are without imports, the peak memory is that of the process.
 
-usual   pandas.read_csv, drop_duplicates, scikit-learn's train_test_split, Dataset.from_pandas
+usual   pandas.read_csv, dropna, drop_duplicates, scikit-learn's train_test_split with stratify,
+        Dataset.from_pandas, cast_column to a ClassLabel: no more checks than that
 nej     nej.papers.clean and nej.dataset.split_papers: what prepare.py runs, with every row checked,
         but without the search for near-duplicates, which --near_duplicates adds
 
@@ -38,12 +39,14 @@ def prepare_usual(path: Path, folder: Path) -> Iterator[int]:
     from datasets import ClassLabel, Dataset, DatasetDict
     from sklearn.model_selection import train_test_split
     yield 0
-    papers = pandas.read_csv(path, usecols=["id", "summary", "category_code"])
-    papers = papers.drop_duplicates("summary").rename(
+    papers = pandas.read_csv(path).dropna(subset=["summary", "category_code"])
+    papers = papers.drop_duplicates("summary")[["id", "summary", "category_code"]].rename(
         columns={"summary": "text", "category_code": "label"})
-    train, rest = train_test_split(papers, test_size=0.2, random_state=0)
-    validation, test = train_test_split(rest, test_size=0.5, random_state=0)
     label = ClassLabel(names=sorted(papers["label"].unique()))
+    train, rest = train_test_split(
+        papers, test_size=0.2, random_state=0, stratify=papers["label"])
+    validation, test = train_test_split(
+        rest, test_size=0.5, random_state=0, stratify=rest["label"])
     dataset = DatasetDict({
         name: Dataset.from_pandas(part, preserve_index=False).cast_column("label", label)
         for name, part in (("train", train), ("validation", validation), ("test", test))})

@@ -3,12 +3,12 @@
 import csv
 import os
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
-from itertools import pairwise
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -32,9 +32,11 @@ PUBLISHED = "published_date"
 ARXIV_ID = re.compile(
     r"(?:abs-)?(?P<paper>\d{4}\.\d{4,5}|[a-z-]+(?:\.[A-Za-z-]+)?[/-]\d{7})"
     r"(?:v(?P<version>\d{1,4}))?")
-BLOCK_BYTES = 16 << 20  # a row must fit into a block
+BLOCK_BYTES = 8 << 20  # a row must fit into a block
 LONGEST_BYTES = 1 << 20  # of a field; over that a quote is missing
-NOTICE_BYTES = 600  # a notice of withdrawal is shorter
+CACHED_BYTES = 1 << 18  # what numpy goes through at a time, so that it stays in the cache
+THREADS = 2  # that clean; reading and Arrow have others
+NOTICE_BYTES = 400  # a notice of withdrawal is shorter
 WITHDRAWN = (
     r"(?i)\b(this|the|our) (paper|article|submission|manuscript|preprint|version|work|note|report|"
     r"thesis)( \([^)]*\))? (is|was|has been|have been|is being|had to be) (\w+ ){0,2}"
@@ -134,27 +136,37 @@ def read_rows(path: Path, file: Path) -> tuple[Rows, list[Reject]]:
 
 def _check_bytes(path: Path) -> None:
     """Raise InputError if the file is not UTF-8 or has a quote too few or too many."""
-    quotes, rest = 0, b""
-    with open(path, "rb") as file:
-        while piece := file.read(BLOCK_BYTES):
-            quotes += np.count_nonzero(np.frombuffer(piece, np.uint8) == ord('"'))
-            piece = rest + piece
-            whole = piece.rfind(b"\n") + 1
-            rest = piece[whole:]
-            _check_utf8(path, piece[:whole])
-    _check_utf8(path, rest)
+    found = list(_in_threads(_check_lines, _whole_lines(path)))
+    if not all(fine for fine, _ in found):
+        raise InputError(f"{path}: {_not_utf8(path)}")
+    quotes = sum(quotes for _, quotes in found)
     if quotes % 2:
         raise InputError(f"{path}: has an odd number of quotes ({quotes:,}), so that one is "
                          "missing, or the file was cut off; fetch it again, or correct the row")
 
 
-def _check_utf8(path: Path, lines: bytes) -> None:
-    """Raise InputError if the lines are not UTF-8; Arrow tells ten times as fast as Python."""
+def _whole_lines(path: Path) -> Iterator[bytes]:
+    """Yield the file in pieces that end with a line."""
+    rest = b""
+    with open(path, "rb") as file:
+        while piece := file.read(BLOCK_BYTES):
+            piece = rest + piece
+            end = piece.rfind(b"\n") + 1
+            rest = piece[end:]
+            yield piece[:end]
+    yield rest
+
+
+def _check_lines(lines: bytes) -> tuple[bool, int]:
+    """Return whether the lines are UTF-8 (Arrow tells ten times as fast as Python), and quotes."""
     ends = pa.py_buffer(np.array([0, len(lines)], np.int32))
+    text = pa.Array.from_buffers(pa.binary(), 1, [None, ends, pa.py_buffer(lines)])
+    quotes = int(np.count_nonzero(np.frombuffer(lines, np.uint8) == ord('"')))
     try:
-        pa.Array.from_buffers(pa.binary(), 1, [None, ends, pa.py_buffer(lines)]).cast(pa.string())
+        text.cast(pa.string())
     except pa.ArrowInvalid:
-        raise InputError(f"{path}: {_not_utf8(path)}") from None
+        return False, quotes
+    return True, quotes
 
 
 def _not_utf8(path: Path) -> str:
@@ -191,30 +203,17 @@ def _write_rows(path: Path, file: Path, columns: list[str]) -> tuple[Rows, list[
     parsed = 0
     schema = pa.schema([(column, pa.string()) for column in TEXTS])
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-        for batch in _one_ahead(reader):
-            batch = pa.record_batch({c: _collapse_spaces(batch[c]) for c in columns})
-            found = _faults(batch)
-            faults += [(parsed + i, batch["id"][i].as_py(), why) for i, why in found.items()]
-            numbers = np.delete(np.arange(parsed, parsed + len(batch)), list(found))
-            parsed += len(batch)
-            if found:
-                batch = batch.take(pa.array(numbers - (parsed - len(batch))))
-            split = pc.extract_regex(batch["id"], r"^(?P<id>.+?)(?:v(?P<version>[0-9]{1,4}))?$")
-            ids, version = pc.struct_field(split, "id"), pc.struct_field(split, "version")
-            writer.write_batch(pa.record_batch([ids, batch["title"], batch["summary"]], schema))
-            parts["id"].append(ids)
-            parts["number"].append(numbers)
-            parts["hash"].append(hashes(_slices(ids)))
-            parts["version"].append(pc.cast(
-                pc.if_else(pc.equal(version, ""), "0", version), pa.int16()).to_numpy())
-            parts["summary"].append(np.fromiter(
-                map(xxh3_64_intdigest, _slices(pc.ascii_lower(batch["summary"]))), np.uint64,
-                len(batch)))
-            parts["withdrawn"].append(_notices(batch["summary"]))
-            parts["published"].append(_dates(batch[PUBLISHED]) if PUBLISHED in columns else
-                                      np.full(len(batch), "NaT", "datetime64[D]"))
+        for texts, found, arrays, labels in _in_threads(_clean_batch, reader):
+            rows = len(texts) + len(found)
+            faults += [(parsed + index, *fault) for index, fault in found.items()]
+            parts["number"].append(np.delete(np.arange(parsed, parsed + rows), list(found)))
+            parsed += rows
+            writer.write_batch(texts.cast(schema))
+            parts["id"].append(texts["id"])
+            for name, array in arrays.items():
+                parts[name].append(array)
             for column in LABELS:
-                parts[column].append(_codes(batch[column], vocabulary[column]))
+                parts[column].append(_codes(labels[column], vocabulary[column]))
     # rows with a wrong number of fields are not among those that were parsed, but have numbers
     row = np.setdiff1d(np.arange(2, parsed + len(wrong) + 2), [number for number, *_ in wrong])
     bad = [Reject(int(row[number]), name, "bad row", why) for number, name, why in faults]
@@ -230,14 +229,64 @@ def _write_rows(path: Path, file: Path, columns: list[str]) -> tuple[Rows, list[
             "hash", "version", "summary", "withdrawn", "published")}), bad
 
 
-def _one_ahead(batches: Iterable) -> Iterator:
-    """Yield from `batches`, whose next one is made meanwhile by another thread."""
-    batches = iter(batches)
-    with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(next, batches, None)
-        while (batch := coming.result()) is not None:
-            coming = thread.submit(next, batches, None)
-            yield batch
+def _in_threads(function: Callable, items: Iterable) -> Iterator:
+    """Yield function(item) of each item, in order; a few are worked on at a time."""
+    with ThreadPoolExecutor(THREADS) as threads:
+        coming = deque()
+        for item in items:
+            coming.append(threads.submit(function, item))
+            if len(coming) > THREADS:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
+
+
+def _clean_batch(batch: pa.RecordBatch) -> tuple[
+        pa.RecordBatch, dict[int, tuple[str, str]], dict[str, np.ndarray], pa.RecordBatch]:
+    """Return the TEXTS of the good rows, id and fault of each bad row by its index, arrays of what
+    is known of the good ones, and their LABELS.
+    """
+    batch = pa.record_batch({name: _collapse_spaces(batch[name]) for name in batch.schema.names})
+    found = {index: (batch["id"][index].as_py(), fault) for index, fault in _faults(batch).items()}
+    if found:
+        good = np.delete(np.arange(len(batch)), list(found))
+        batch = batch.take(pa.array(good, pa.int64()))
+    ids, version = _split_versions(batch["id"])
+    small = pc.ascii_lower(batch["summary"]).cast(pa.binary()).to_pylist()
+    arrays = {
+        "hash": hashes(ids.cast(pa.binary()).to_pylist()), "version": version,
+        "summary": np.fromiter(map(xxh3_64_intdigest, small), np.uint64, len(small)),
+        "withdrawn": _notices(batch["summary"]),
+        "published": _dates(batch[PUBLISHED]) if PUBLISHED in batch.schema.names else
+        np.full(len(batch), "NaT", "datetime64[D]")}
+    texts = pa.record_batch([ids, batch["title"], batch["summary"]], names=TEXTS)
+    return texts, found, arrays, batch.select(LABELS)
+
+
+def _split_versions(ids: pa.Array) -> tuple[pa.Array, np.ndarray]:
+    """Return ids without their last `v` and up to four digits, and those as a number, int16.
+
+    An id of no version, or of nothing else, stays and has version 0.
+    """
+    offsets, data = _buffers(ids)
+    ends, sizes = offsets[1:], np.diff(offsets)
+    digits, version = np.zeros(len(ids), int), np.zeros(len(ids), int)
+    for place in range(1, 5):
+        last = data[np.maximum(ends - place, 0)] if len(data) else np.zeros(len(ids), np.uint8)
+        digit = (digits == place - 1) & (sizes > place) & (last - np.uint8(ord("0")) < 10)
+        version[digit] += (last[digit] - ord("0")).astype(int) * 10 ** (place - 1)
+        digits[digit] += 1
+    before = np.maximum(ends - digits - 1, 0)
+    has = (digits > 0) & (sizes > digits + 1)
+    has[has] = data[before[has]] == ord("v")
+    cut = np.where(has, digits + 1, 0)
+    kept = np.ones(len(data), bool)
+    for place in range(1, 6):
+        kept[ends[cut >= place] - place] = False
+    shorter = np.concatenate([[0], np.cumsum(sizes - cut)]).astype(np.int32)
+    ids = pa.Array.from_buffers(
+        pa.string(), len(ids), [None, pa.py_buffer(shorter), pa.py_buffer(data[kept])])
+    return ids, np.where(has, version, 0).astype(np.int16)
 
 
 def _collapse_spaces(texts: pa.Array) -> pa.Array:
@@ -255,14 +304,16 @@ def _collapse_spaces(texts: pa.Array) -> pa.Array:
 def _odd_texts(texts: pa.Array) -> pa.Array:
     """Return the indices of texts that have other white space than single spaces inside."""
     offsets, data = _buffers(texts)
-    space = data == ord(" ")
-    other = np.flatnonzero(data - np.uint8(32) > 95)  # under 32 (32 less wraps around) or over 127
-    places = [other[_ODD[data[other]]], np.flatnonzero(space[1:] & space[:-1])]
     odd = np.zeros(len(texts), bool)
-    for place in places:  # two spaces that belong to different texts do no harm
-        odd[np.searchsorted(offsets, place, "right") - 1] = True
+    for start in range(0, len(data), CACHED_BYTES):
+        piece = data[start:start + CACHED_BYTES + 1]
+        space = piece == ord(" ")
+        other = np.flatnonzero(piece - np.uint8(32) > 95)  # under 32 (it wraps around), over 127
+        # two spaces that belong to different texts do no harm
+        place = np.concatenate([other[_ODD[piece[other]]], np.flatnonzero(space[1:] & space[:-1])])
+        odd[np.searchsorted(offsets, start + place, "right") - 1] = True
     full = np.flatnonzero(offsets[1:] > offsets[:-1])
-    odd[full] |= space[offsets[full]] | space[offsets[full + 1] - 1]
+    odd[full] |= (data[offsets[full]] == ord(" ")) | (data[offsets[full + 1] - 1] == ord(" "))
     return pa.array(np.flatnonzero(odd))
 
 
@@ -272,12 +323,6 @@ def _buffers(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     offsets = np.frombuffer(offsets, np.int32)[texts.offset:texts.offset + len(texts) + 1]
     data = np.frombuffer(data or b"", np.uint8)[offsets[0]:offsets[-1]]
     return offsets - offsets[0], data
-
-
-def _slices(texts: pa.Array) -> Iterator[memoryview]:
-    offsets, data = _buffers(texts)
-    data = memoryview(data)
-    return (data[start:end] for start, end in pairwise(offsets.tolist()))
 
 
 def _faults(batch: pa.RecordBatch) -> dict[int, str]:
@@ -290,7 +335,7 @@ def _faults(batch: pa.RecordBatch) -> dict[int, str]:
             found |= dict.fromkeys(np.flatnonzero(sizes == 0).tolist(), f"has an empty {column}")
         found |= dict.fromkeys(np.flatnonzero(sizes > LONGEST_BYTES).tolist(),
                                f"has a {column} of over 1 MiB; is a quote missing?")
-        if (_buffers(texts)[1] == 0).any():
+        if _buffers(texts)[1].min(initial=1) == 0:
             nul = pc.match_substring(texts, "\0").to_numpy(zero_copy_only=False)
             found |= dict.fromkeys(np.flatnonzero(nul).tolist(), f"has a NUL character in {column}")
     header = pc.and_(pc.equal(batch["id"], "id"), pc.equal(batch["summary"], "summary"))
@@ -312,6 +357,7 @@ def _dates(texts: pa.Array) -> np.ndarray:
     return dates[found.indices.to_numpy()] if len(dates) else np.array([], "datetime64[D]")
 
 
+@lru_cache(maxsize=1 << 15)
 def parse_date(text: str) -> date | None:
     """Return the date of Kaggle's `3/7/21` or of ISO's `2021-03-07...`, None for anything else."""
     try:

@@ -8,9 +8,9 @@ import numpy as np
 SPLITS = ("train", "validation", "test")
 
 
-def hashes(texts: Iterable[bytes | memoryview]) -> np.ndarray:
+def hashes(texts: Iterable[bytes]) -> np.ndarray:
     """Return the 64-bit BLAKE2b hash of each text, uint64; the same wherever it is computed."""
-    digests = b"".join(blake2b(text, digest_size=8).digest() for text in texts)
+    digests = b"".join([blake2b(text, digest_size=8).digest() for text in texts])
     return np.frombuffer(digests, ">u8").astype(np.uint64)
 
 
