@@ -2,12 +2,14 @@
 
 import csv
 import random
+import re
 
+import pyarrow as pa
 import pytest
 
 from nej import InputError
 from nej.papers import clean, read_papers
-from nej.rows import KAGGLE_COLUMNS, parse_date
+from nej.rows import KAGGLE_COLUMNS, _split_versions, parse_date
 
 HEADER = ",".join(KAGGLE_COLUMNS)
 GOOD = "abs-21{:02d}.00001v1,T,Learning,cs.LG,1/1/21,1/1/21,['A'],'A',Summary {},2"
@@ -338,3 +340,17 @@ def test_utf8_characters_across_blocks(tmp_path, monkeypatch):
     ("2/30/21", "None"), ("a/b/c", "None"), ("1/2", "None")])
 def test_dates(text, found):
     assert str(parse_date(text)) == found
+
+
+def test_versions_are_split_off_as_a_regular_expression_would():
+    rnd = random.Random(0)
+    ids = ["v1", "vv1", "v", "", "1", "abs-1v", "abs-1v12345", "abs-1v0012", "survey1", "xv1v2",
+           "naïv3", "v12345v9"]
+    ids += ["".join(rnd.choices("vv0129-ab", k=rnd.randint(1, 9))) for _ in range(2000)]
+    expected = [re.fullmatch(r"(.+?)(?:v([0-9]{1,4}))?", i or "-").groups() for i in ids]
+    array = pa.array(["left out", *ids])[1:]  # with an offset
+    found, version = _split_versions(array)
+    assert [i or "-" for i in found.to_pylist()] == [i for i, _ in expected]
+    assert version.tolist() == [int(v or 0) for _, v in expected]
+    nothing, none = _split_versions(pa.array([], pa.string()))
+    assert len(nothing) == len(none) == 0
