@@ -6,6 +6,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import date
 from pathlib import Path
@@ -146,13 +147,15 @@ def split_papers(papers: CleanPapers, config: Config, folder: Path) -> datasets.
         writers = [stack.enter_context(
             ArrowWriter(features=features, path=str(folder / f"{name}.arrow"))) for name in SPLITS]
         start = 0
+        threads = stack.enter_context(ThreadPoolExecutor(len(writers)))
         for batch in papers.batches():
             here = slice(start, start + len(batch))
             start += len(batch)
             table = pa.table({"id": batch["id"], "text": texts(batch, config.text_fields),
                               "label": labels[here]})
-            for index, writer in enumerate(writers):
-                writer.write_table(table.filter(pa.array(split[here] == index)))
+            parts = [np.flatnonzero(split[here] == index) for index in range(len(writers))]
+            list(threads.map(lambda writer, part: writer.write_table(table.take(part)),
+                             writers, parts))
         for writer in writers:
             writer.finalize()
     return datasets.DatasetDict({

@@ -4,7 +4,7 @@ import logging
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -107,9 +107,7 @@ def clean(path: Path, scratch: Path, *, max_bad_rows: int = 0,
         rejects += _near_duplicates(rows, kept, file, near_duplicate_threshold)
     papers = CleanPapers(
         path=path, rows=total,
-        rejects=pa.Table.from_pylist(
-            [asdict(reject) for reject in sorted(rejects, key=lambda reject: reject.row)],
-            pa.schema([("row", pa.int64()), *((f.name, pa.string()) for f in fields(Reject)[1:])])),
+        rejects=_as_table(sorted(rejects, key=lambda reject: reject.row)),
         positions=to_positions(rows.hash[kept]), published=rows.published[kept],
         labels={name: pa.DictionaryArray.from_arrays(codes[kept], rows.names[name])
                 for name, codes in rows.labels.items()},
@@ -121,7 +119,8 @@ def clean(path: Path, scratch: Path, *, max_bad_rows: int = 0,
 
 def _older_versions(rows: Rows, kept: np.ndarray) -> Iterator[Reject]:
     """Keep of each paper the highest version, and of that the first row."""
-    order = np.lexsort((rows.row, -rows.version.astype(int), rows.hash))
+    several = _not_alone(rows.hash)
+    order = several[np.lexsort((-rows.version[several].astype(int), rows.hash[several]))]
     for index, first in _repeats(rows.hash, order):
         if rows.version[index] < rows.version[first]:
             yield _repeat(rows, kept, index, first, "older version", "has the newer version in")
@@ -138,7 +137,8 @@ def _withdrawn(rows: Rows, kept: np.ndarray) -> Iterator[Reject]:
 
 def _same_summaries(rows: Rows, kept: np.ndarray) -> Iterator[Reject]:
     order = np.flatnonzero(kept)
-    order = order[np.lexsort((_first_rows(rows)[order], rows.summary[order]))]
+    order = order[_not_alone(rows.summary[order])]
+    order = order[np.lexsort((_first_rows(rows, order), rows.summary[order]))]
     for index, first in _repeats(rows.summary, order):
         yield _repeat(rows, kept, index, first, "repeated summary", "has the summary of")
 
@@ -148,17 +148,27 @@ def _near_duplicates(rows: Rows, kept: np.ndarray, file: Path, threshold: float
     index = np.flatnonzero(kept)
     found = near_duplicates(
         lambda: (batch["summary"].to_pylist() for batch in _kept_batches(file, kept)),
-        threshold=threshold, ranks=_first_rows(rows)[index].tolist())
+        threshold=threshold, ranks=_first_rows(rows, index).tolist())
     # near_duplicates goes through the file by `kept`, which changes only now
     for later, (earlier, similarity) in found.items():
         yield _repeat(rows, kept, index[later], index[earlier], "near-duplicate",
                       f"has a summary that is {similarity:.0%} that of")
 
 
-def _first_rows(rows: Rows) -> np.ndarray:
-    """Return for each row the first row of the same paper, int64."""
-    _, first, paper = np.unique(rows.hash, return_index=True, return_inverse=True)
-    return rows.row[first[paper]]
+def _first_rows(rows: Rows, index: np.ndarray) -> np.ndarray:
+    """Return for each row of `index` the first row of the same paper, int64."""
+    first = rows.row.copy()
+    several = _not_alone(rows.hash)
+    _, where, paper = np.unique(rows.hash[several], return_index=True, return_inverse=True)
+    first[several] = rows.row[several[where[paper]]]
+    return first[index]
+
+
+def _not_alone(values: np.ndarray) -> np.ndarray:
+    """Return the indices, ascending, of values that are there more than once."""
+    order = np.argsort(values)
+    same = values[order][1:] == values[order][:-1]
+    return np.sort(order[np.append(same, False) | np.append(False, same)]) if len(order) else order
 
 
 def _repeats(values: np.ndarray, order: np.ndarray) -> Iterator[tuple[int, int]]:
@@ -174,6 +184,12 @@ def _repeat(rows: Rows, kept: np.ndarray, index: int, of: int, kind: str, says: 
     kept[index] = False
     return Reject(int(rows.row[index]), rows.id[index].as_py(), kind, f"{says} row {rows.row[of]}",
                   rows.id[of].as_py())
+
+
+def _as_table(rejects: list[Reject]) -> pa.Table:
+    return pa.table({field.name: pa.array([getattr(reject, field.name) for reject in rejects],
+                                          pa.int64() if field.name == "row" else pa.string())
+                     for field in fields(Reject)})
 
 
 def _kept_batches(file: Path, kept: np.ndarray) -> Iterator[pa.RecordBatch]:

@@ -147,14 +147,9 @@ def _check_bytes(path: Path) -> None:
 
 def _whole_lines(path: Path) -> Iterator[bytes]:
     """Yield the file in pieces that end with a line."""
-    rest = b""
     with open(path, "rb") as file:
         while piece := file.read(BLOCK_BYTES):
-            piece = rest + piece
-            end = piece.rfind(b"\n") + 1
-            rest = piece[end:]
-            yield piece[:end]
-    yield rest
+            yield piece + file.readline()
 
 
 def _check_lines(lines: bytes) -> tuple[bool, int]:
