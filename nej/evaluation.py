@@ -29,6 +29,7 @@ from nej.packing import pack, packed_forward
 logger = logging.getLogger(__name__)
 
 BATCH_PAPERS = 32
+HEADLINE = ("accuracy", "macro_f1", "weighted_f1", "log_loss")
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,8 @@ class EvaluationReport:
 def evaluate(model_dir: Path, *, data_path: Path | None = None) -> EvaluationReport:
     """Judge a model on the test papers of the data it was trained on, and write it down.
 
-    Writes metrics.json, calibration.json, predictions.csv (of the test papers) and the model card
-    README.md into the directory.
+    Writes metrics.json, the figures that matter most of it as headline.json, calibration.json,
+    predictions.csv (of the test papers) and the model card README.md into the directory.
 
     Args:
         model_dir: what `train` made.
@@ -98,6 +99,9 @@ def evaluate(model_dir: Path, *, data_path: Path | None = None) -> EvaluationRep
     state = json.loads((model_dir / "trainer_state.json").read_text("utf-8"))
     write_json(model_dir / "metrics.json", {
         "validation": best_validation(state["log_history"]), "test": test, "baselines": baselines})
+    write_json(model_dir / "headline.json", {
+        name: {key: found[key] for key in HEADLINE if key in found}
+        for name, found in (("test", test), *baselines.items())})
     _write_predictions(model_dir / "predictions.csv", dataset["test"]["id"][:], labels["test"],
                        _probabilities(logits["test"], temperature), names)
     write_json(model_dir / "calibration.json", {

@@ -26,7 +26,8 @@ def main(arguments: list[str]) -> int:
         return 0
     from nej.evaluation import evaluate
     print(evaluate(options.model, data_path=options.data_path).table())
-    print(f"written: {options.model}/metrics.json, calibration.json, predictions.csv, README.md")
+    print(f"written: {options.model}/metrics.json, headline.json, calibration.json, "
+          "predictions.csv, README.md")
     return 0
 
 

@@ -108,7 +108,7 @@ def test_the_pipeline_runs_what_changed_and_nothing_else(project):
     assert changed == {"configs/quickstart.json": {
         "learning_rate": {"old": 1e-3, "new": 0.01, "diff": 0.009000000000000001}}}
     metrics = json.loads(dvc(project, "metrics", "diff", "--json"))
-    old, new = (metrics["models/quickstart/metrics.json"]["test.log_loss"][which]
+    old, new = (metrics["models/quickstart/headline.json"]["test.log_loss"][which]
                 for which in ("old", "new"))
     assert old != new
     assert "accuracy" in dvc(project, "metrics", "show", "--json")

@@ -69,7 +69,8 @@ def test_a_run_learns_and_its_model_directory_is_complete(make_config, easy_csv)
     assert names == {
         "model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json",
         "training_config.json", "trainer_state.json", "metrics.json", "calibration.json",
-        "predictions.csv", "steps.csv", "validations.csv", "manifest.json", "README.md"}
+        "predictions.csv", "headline.json", "steps.csv", "validations.csv", "manifest.json",
+        "README.md"}
     assert not Path(f"{result.model_dir}.partial").exists()
     model = AutoModelForSequenceClassification.from_pretrained(result.model_dir)
     assert list(model.config.id2label.values()) == sorted(model.config.label2id)
