@@ -91,7 +91,7 @@ def test_the_help_of_each_script_is_its_docstring():
 
 def test_ctrl_c_leaves_a_run_that_the_same_command_ends(config_file, tmp_path):
     command = [sys.executable, str(ROOT / "scripts" / "train.py"), "--config", str(config_file),
-               "--num_train_epochs", "40", "--logging_steps", "1", "--do_predict", "false"]
+               "--num_train_epochs", "20", "--logging_steps", "1", "--do_predict", "false"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                env=os.environ | {"PYTHONUNBUFFERED": "1"})
     for line in process.stdout:  # the first log line: training is under way
@@ -105,7 +105,7 @@ def test_ctrl_c_leaves_a_run_that_the_same_command_ends(config_file, tmp_path):
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 0 and "going on from" in again.stderr
     state = json.loads((tmp_path / "model" / "trainer_state.json").read_text())
-    assert state["global_step"] == state["max_steps"] == 600
+    assert state["global_step"] == state["max_steps"] == 300
 
 
 def test_accelerate_launch_trains(config_file, tmp_path):
