@@ -37,10 +37,9 @@ class CleanPapers:
     def __len__(self) -> int:
         return len(self.positions)
 
-    def batches(self, *columns: str) -> Iterator[pa.RecordBatch]:
-        """Yield the kept papers' TEXTS, or some of them; one batch is in memory at a time."""
-        for batch in _kept_batches(self._file, self._kept):
-            yield batch.select(columns or TEXTS)
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield the kept papers' TEXTS; one batch is in memory at a time."""
+        return _kept_batches(self._file, self._kept)
 
     def table(self) -> pa.Table:
         """Return id (without its version), title, summary, category_code and category."""
