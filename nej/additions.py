@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from nej import InputError
+from nej.fields import ARXIV_ID, COLUMNS, KAGGLE_COLUMNS
 from nej.files import replacing
-from nej.rows import ARXIV_ID, COLUMNS, KAGGLE_COLUMNS, check_header, require
+from nej.rows import check_header, require
 
 logger = logging.getLogger(__name__)
 

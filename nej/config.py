@@ -97,7 +97,9 @@ class Config:
         32, "Papers per optimizer step, over all processes and devices.")
     micro_batch_size: int | None = _key(
         None, "Most papers that a device takes at once; null means 64 on a GPU, 16 on a CPU.")
-    learning_rate: float = _key(5e-5, "Peak learning rate of AdamW.")
+    optimizer: Literal["adamw", "muon"] = _key(
+        "adamw", "'muon' trains the layers' matrices with Muon, the rest with AdamW.")
+    learning_rate: float = _key(5e-5, "Peak learning rate.")
     num_train_epochs: float = _key(3.0, "Passes over the training papers.")
     max_steps: int = _key(-1, "Optimizer steps, in place of num_train_epochs if over 0.")
     lr_scheduler_type: Literal[
@@ -105,7 +107,7 @@ class Config:
     ] = _key("linear", "How the learning rate falls.")
     warmup_steps: float = _key(
         0.06, "Steps of linear warm-up; under 1, a share of all steps.")
-    weight_decay: float = _key(0.01, "Weight decay of AdamW.")
+    weight_decay: float = _key(0.01, "Weight decay, decoupled.")
     max_grad_norm: float = _key(1.0, "Clip gradients to this norm; 0 turns it off.")
     label_smoothing_factor: float = _key(
         0.0, "Probability that is spread over all classes in the target.")

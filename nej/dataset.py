@@ -6,7 +6,6 @@ import json
 import logging
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import date
 from pathlib import Path
@@ -15,7 +14,6 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets.arrow_writer import ArrowWriter
 from transformers import PreTrainedTokenizerBase
 
 from nej import InputError
@@ -56,14 +54,19 @@ def load_dataset(config: Config, tokenizer: PreTrainedTokenizerBase, *,
         with ExitStack() as stack:
             if papers is None:
                 papers = stack.enter_context(clean_papers(config))
-            dataset = split_papers(papers, config, stack.enter_context(_scratch()))
+            dataset = split_papers(papers, config)
+            scratch = stack.enter_context(_scratch())
             dataset = dataset.map(
                 tokenize, batched=True, desc="Tokenize", load_from_cache_file=False,
-                fn_kwargs={"tokenizer": tokenizer, "max_length": config.max_length},
+                remove_columns=["title", "summary"],
+                fn_kwargs={"tokenizer": tokenizer, "text_fields": config.text_fields,
+                           "max_length": config.max_length},
                 features=datasets.Features({
-                    **dataset["train"].features,
+                    "id": datasets.Value("string"), "text": datasets.Value("string"),
+                    "label": dataset["train"].features["label"],
                     "input_ids": datasets.List(datasets.Value("int32")),
-                    "length": datasets.Value("int32"), "truncated": datasets.Value("bool")}))
+                    "length": datasets.Value("int32"), "truncated": datasets.Value("bool")}),
+                cache_file_names={name: str(scratch / f"{name}.arrow") for name in SPLITS})
             with replacing(folder) as aside:
                 dataset.save_to_disk(aside)
     dataset = datasets.load_from_disk(folder)
@@ -130,36 +133,29 @@ def _scratch() -> Iterator[Path]:
             yield Path(folder)
 
 
-def split_papers(papers: CleanPapers, config: Config, folder: Path) -> datasets.DatasetDict:
-    """Label and split the papers into Arrow files in `folder`, one batch at a time.
+def split_papers(papers: CleanPapers, config: Config) -> datasets.DatasetDict:
+    """Label and split the papers.
 
     Returns:
-        train, validation and test with id, text and label, read from those files where needed.
+        train, validation and test with id, title, summary and label: rows of the papers' files,
+        which are read where needed and not copied.
 
     Raises:
         InputError: categories that do not exist, too few papers to split.
     """
     names, labels, split = label_and_split(papers, config)
-    features = datasets.Features({
-        "id": datasets.Value("string"), "text": datasets.Value("string"),
-        "label": datasets.ClassLabel(names=names)})
-    with ExitStack() as stack:
-        writers = [stack.enter_context(
-            ArrowWriter(features=features, path=str(folder / f"{name}.arrow"))) for name in SPLITS]
-        start = 0
-        threads = stack.enter_context(ThreadPoolExecutor(len(writers)))
-        for batch in papers.batches():
-            here = slice(start, start + len(batch))
-            start += len(batch)
-            table = pa.table({"id": batch["id"], "text": texts(batch, config.text_fields),
-                              "label": labels[here]})
-            parts = [np.flatnonzero(split[here] == index) for index in range(len(writers))]
-            list(threads.map(lambda writer, part: writer.write_table(table.take(part)),
-                             writers, parts))
-        for writer in writers:
-            writer.finalize()
+    row_labels = np.full(len(papers.kept), -1)
+    row_labels[papers.kept] = labels
+    rows = datasets.concatenate_datasets([
+        datasets.concatenate_datasets([datasets.Dataset.from_file(str(f)) for f in papers.files]),
+        datasets.Dataset(pa.table({"label": row_labels}), fingerprint=config.label_column).cast(
+            datasets.Features({"label": datasets.ClassLabel(names=names)}))], axis=1)
+    where = np.flatnonzero(papers.kept)
     return datasets.DatasetDict({
-        name: datasets.Dataset.from_file(str(folder / f"{name}.arrow")) for name in SPLITS})
+        name: datasets.Dataset(
+            rows.data, info=rows.info, split=datasets.NamedSplit(name), fingerprint=name,
+            indices_table=pa.table({"indices": where[split == index].astype(np.uint64)}))
+        for index, name in enumerate(SPLITS)})
 
 
 def label_and_split(papers: CleanPapers, config: Config
@@ -236,21 +232,22 @@ def choose_categories(papers: CleanPapers, config: Config) -> list[str]:
     return names
 
 
-def texts(papers: pa.RecordBatch, text_fields: str) -> pa.Array:
+def texts(papers: pa.RecordBatch | pa.Table, text_fields: str) -> pa.Array:
     """Return what the model reads of each paper: `text_fields` as in Config."""
     if text_fields == "summary":
         return papers["summary"]
     return pc.binary_join_element_wise(papers["title"], papers["summary"], ". ")
 
 
-def tokenize(
-    batch: dict[str, list], *, tokenizer: PreTrainedTokenizerBase, max_length: int
-) -> dict[str, list]:
-    """Return input_ids, length (tokens after truncation) and truncated for a batch of texts."""
-    encoded = tokenizer(batch["text"], truncation=True, max_length=max_length,
+def tokenize(batch: dict[str, list], *, tokenizer: PreTrainedTokenizerBase, text_fields: str,
+             max_length: int) -> dict[str, list]:
+    """Return text, input_ids, length (tokens after truncation) and truncated for some papers."""
+    table = pa.table({field: batch[field] for field in ("title", "summary")})
+    read = texts(table, text_fields).to_pylist()
+    encoded = tokenizer(read, truncation=True, max_length=max_length,
                         return_attention_mask=False, return_token_type_ids=False)
     return {
-        "input_ids": encoded["input_ids"],
+        "text": read, "input_ids": encoded["input_ids"],
         "length": [len(ids) for ids in encoded["input_ids"]],
         "truncated": [bool(encoding.overflowing) for encoding in encoded.encodings],
     }

@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from nej import InputError
 from nej.duplicates import near_duplicates
-from nej.rows import TEXTS, Reject, Rows, read_rows
+from nej.fields import TEXTS
+from nej.rows import Reject, Rows, read_rows
 from nej.splits import to_positions
 
 logger = logging.getLogger(__name__)
@@ -31,15 +32,15 @@ class CleanPapers:
     positions: np.ndarray  # float64 in [0, 1), from which the split follows
     published: np.ndarray  # datetime64[D], NaT where there is no date
     labels: dict[str, pa.DictionaryArray]  # category_code and category
-    _file: Path
-    _kept: np.ndarray  # bool, by row of _file
+    files: list[Path]  # Arrow streams of the TEXTS of all good rows
+    kept: np.ndarray  # bool, by row of the files
 
     def __len__(self) -> int:
         return len(self.positions)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield the kept papers' TEXTS; one batch is in memory at a time."""
-        return _kept_batches(self._file, self._kept)
+        return _kept_batches(self.files, self.kept)
 
     def table(self) -> pa.Table:
         """Return id (without its version), title, summary, category_code and category."""
@@ -84,8 +85,7 @@ def clean(path: Path, scratch: Path, *, max_bad_rows: int = 0,
     Raises:
         InputError: an unreadable file, no papers, or too many bad rows.
     """
-    file = scratch / "papers.arrow"
-    rows, bad = read_rows(path, file)
+    rows, bad, files = read_rows(path, scratch)
     total = len(rows.row) + len(bad)
     if total == 0:
         raise InputError(f"{path}: no papers, only a header; fetch the file again")
@@ -103,14 +103,14 @@ def clean(path: Path, scratch: Path, *, max_bad_rows: int = 0,
     if not kept.any():
         raise InputError(f"{path}: no papers are left of its {total:,} rows; fetch it again")
     if near_duplicate_threshold is not None:
-        rejects += _near_duplicates(rows, kept, file, near_duplicate_threshold)
+        rejects += _near_duplicates(rows, kept, files, near_duplicate_threshold)
     papers = CleanPapers(
         path=path, rows=total,
         rejects=_as_table(sorted(rejects, key=lambda reject: reject.row)),
         positions=to_positions(rows.hash[kept]), published=rows.published[kept],
         labels={name: pa.DictionaryArray.from_arrays(codes[kept], rows.names[name])
                 for name, codes in rows.labels.items()},
-        _file=file, _kept=kept)
+        files=files, kept=kept)
     logger.info("%s: %d rows, %d papers%s", path, total, len(papers), "".join(
         f"; left out as {kind}: {count}" for kind, count in papers.rejected().items()))
     return papers
@@ -142,13 +142,13 @@ def _same_summaries(rows: Rows, kept: np.ndarray) -> Iterator[Reject]:
         yield _repeat(rows, kept, index, first, "repeated summary", "has the summary of")
 
 
-def _near_duplicates(rows: Rows, kept: np.ndarray, file: Path, threshold: float
+def _near_duplicates(rows: Rows, kept: np.ndarray, files: list[Path], threshold: float
                      ) -> Iterator[Reject]:
     index = np.flatnonzero(kept)
     found = near_duplicates(
-        lambda: (batch["summary"].to_pylist() for batch in _kept_batches(file, kept)),
+        lambda: (batch["summary"].to_pylist() for batch in _kept_batches(files, kept)),
         threshold=threshold, ranks=_first_rows(rows, index).tolist())
-    # near_duplicates goes through the file by `kept`, which changes only now
+    # near_duplicates goes through the files by `kept`, which changes only now
     for later, (earlier, similarity) in found.items():
         yield _repeat(rows, kept, index[later], index[earlier], "near-duplicate",
                       f"has a summary that is {similarity:.0%} that of")
@@ -191,9 +191,10 @@ def _as_table(rejects: list[Reject]) -> pa.Table:
                      for field in fields(Reject)})
 
 
-def _kept_batches(file: Path, kept: np.ndarray) -> Iterator[pa.RecordBatch]:
+def _kept_batches(files: list[Path], kept: np.ndarray) -> Iterator[pa.RecordBatch]:
     start = 0
-    with pa.OSFile(str(file)) as source, pa.ipc.open_stream(source) as stream:
-        for batch in stream:
-            yield batch.filter(pa.array(kept[start:start + len(batch)]))
-            start += len(batch)
+    for file in files:
+        with pa.OSFile(str(file)) as source, pa.ipc.open_stream(source) as stream:
+            for batch in stream:
+                yield batch.filter(pa.array(kept[start:start + len(batch)]))
+                start += len(batch)

@@ -1,51 +1,27 @@
 """The rows of a CSV of papers: read and checked, whatever their number."""
 
 import csv
+import multiprocessing
 import os
-import re
+import signal
+import sys
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import date
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
-from xxhash import xxh3_64_intdigest
 
 from nej import InputError
-from nej.splits import hashes
+from nej.fields import COLUMNS, KAGGLE_COLUMNS, LABELS, PUBLISHED, TEXTS, clean_batch
 
-KAGGLE_COLUMNS = (
-    "id", "title", "category", "category_code", "published_date", "updated_date", "authors",
-    "first_author", "summary", "summary_word_count",
-)
-COLUMNS = ("id", "title", "category", "category_code", "summary")  # what nej needs
-TEXTS = ("id", "title", "summary")
-LABELS = ("category_code", "category")
-PUBLISHED = "published_date"
-# 2101.00001v2, math.GT/0309136 or cs-9308101v1, each with or without Kaggle's abs- before it
-ARXIV_ID = re.compile(
-    r"(?:abs-)?(?P<paper>\d{4}\.\d{4,5}|[a-z-]+(?:\.[A-Za-z-]+)?[/-]\d{7})"
-    r"(?:v(?P<version>\d{1,4}))?")
 BLOCK_BYTES = 8 << 20  # a row must fit into a block
-LONGEST_BYTES = 1 << 20  # of a field; over that a quote is missing
-CACHED_BYTES = 1 << 18  # what numpy goes through at a time, so that it stays in the cache
-THREADS = 2  # that clean; reading and Arrow have others
-NOTICE_BYTES = 400  # a notice of withdrawal is shorter
-WITHDRAWN = (
-    r"(?i)\b(this|the|our) (paper|article|submission|manuscript|preprint|version|work|note|report|"
-    r"thesis)( \([^)]*\))? (is|was|has been|have been|is being|had to be) (\w+ ){0,2}"
-    r"(withdrawn|retracted)\b|^\W*(withdrawn|retracted)\b"
-    r"|\bwithdrawn (by|from) (the |this )?(authors?|submitter|admin|arxiv|archive)")
-SPACES = r"[\s\v\x{85}\p{Z}]+"  # what Unicode calls white space
-# bytes that may begin or be white space other than a space: ASCII's, and of U+0085 to U+3000
-_ODD = np.zeros(256, bool)
-_ODD[[*range(32), 0xC2, 0xE1, 0xE2, 0xE3]] = True
+PART_BYTES = 32 << 20  # the least that a process of its own is worth
+MOST_PARTS = 8
 
 
 def require(path: Path) -> Path:
@@ -66,8 +42,7 @@ def check_header(path: Path, *, named: Path | None = None) -> list[str]:
     """
     named = named or path
     try:
-        with open(path, "rb") as handle:
-            line = handle.readline(1 << 16).decode("utf-8-sig")
+        line = _first_line(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{named}: row 1 is not UTF-8 ({error.reason} at byte {error.start}); "
                          "save the file as UTF-8") from error
@@ -85,6 +60,11 @@ def check_header(path: Path, *, named: Path | None = None) -> list[str]:
             f"{named}: the header (row 1) lacks {', '.join(missing)}; found: "
             f"{', '.join(header)[:200] or 'nothing'}; needed: {', '.join(KAGGLE_COLUMNS)}")
     return header
+
+
+def _first_line(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.readline(1 << 16)
 
 
 @dataclass
@@ -113,36 +93,68 @@ class Reject:
     of: str | None = None  # id of the paper that it repeats
 
 
-def read_rows(path: Path, file: Path) -> tuple[Rows, list[Reject]]:
-    """Read the CSV at `path`; write the TEXTS of its good rows to `file`, an Arrow stream.
+def read_rows(path: Path, folder: Path) -> tuple[Rows, list[Reject], list[Path]]:
+    """Read the CSV at `path`; write the TEXTS of its good rows to `folder`, as Arrow streams.
 
-    White space is collapsed. About 100 bytes a row are in memory, the rest on disk.
+    White space is collapsed. About 100 bytes a row are in memory, the rest on disk. A large file is
+    read by several processes.
 
     Returns:
-        What is known of the good rows, and the bad ones: a wrong number of fields, an empty id,
-        summary or category, a NUL character, a field of over 1 MiB, a second header.
+        What is known of the good rows; the bad ones: a wrong number of fields, an empty id,
+        summary or category, a NUL character, a field of over 1 MiB, a second header; and the
+        streams, in the order of the rows.
 
     Raises:
         InputError: no file, a missing column, not UTF-8, a missing quote.
     """
-    columns = [c for c in (*COLUMNS, PUBLISHED) if c in check_header(require(path))]
-    _check_bytes(path)
+    header = check_header(require(path))
+    parts = [(*part, folder / f"papers-{number}.arrow")
+             for number, part in enumerate(_cut(path, _how_many_parts(path)))]
+    read = partial(_read_part, path, header)
     try:
-        return _write_rows(path, file, columns)
+        if len(parts) == 1:
+            found = [read(parts[0])]
+        else:  # what they inherit makes them start at once; they leave Ctrl-C to this process
+            with ProcessPoolExecutor(
+                    len(parts), multiprocessing.get_context("fork"),
+                    signal.signal, (signal.SIGINT, signal.SIG_IGN)) as processes:
+                found = list(processes.map(read, parts))
     except pa.ArrowInvalid as error:  # a field that is larger than a block
         raise InputError(f"{path}: {' '.join(str(error).split())[:200]}; correct or delete the row "
                          "(the header is row 1, blank lines do not count)") from error
+    return *_join(found), [file for *_, file in parts]
 
 
-def _check_bytes(path: Path) -> None:
-    """Raise InputError if the file is not UTF-8 or has a quote too few or too many."""
-    found = list(_in_threads(_check_lines, _whole_lines(path)))
-    if not all(fine for fine, _ in found):
-        raise InputError(f"{path}: {_not_utf8(path)}")
-    quotes = sum(quotes for _, quotes in found)
+def _how_many_parts(path: Path) -> int:
+    if sys.platform != "linux":  # elsewhere processes cannot safely inherit what is loaded
+        return 1
+    return max(1, min(os.cpu_count() or 1, MOST_PARTS, path.stat().st_size // PART_BYTES))
+
+
+def _cut(path: Path, parts: int) -> list[tuple[int, int]]:
+    """Check the bytes of the file and cut it between rows; return where each part begins and ends.
+
+    Raises:
+        InputError: it is not UTF-8, or has a quote too few or too many.
+    """
+    start, size = len(_first_line(path)), path.stat().st_size
+    quotes = end = 0
+    cuts, clean = [start], True
+    for length, utf8, pieces_quotes, stray in _in_threads(_check_lines, _whole_lines(path)):
+        if not utf8:
+            raise InputError(f"{path}: {_not_utf8(path)}")
+        # after an even number of quotes the end of a line is that of a row, unless there was
+        # a quote in the middle of a field that is not quoted
+        clean = clean and not stray[quotes % 2]
+        quotes += pieces_quotes
+        end += length
+        if (clean and quotes % 2 == 0 and start < end < size
+                and end >= start + len(cuts) * (size - start) / parts):
+            cuts.append(end)
     if quotes % 2:
         raise InputError(f"{path}: has an odd number of quotes ({quotes:,}), so that one is "
                          "missing, or the file was cut off; fetch it again, or correct the row")
+    return list(zip(cuts, [*cuts[1:], size]))
 
 
 def _whole_lines(path: Path) -> Iterator[bytes]:
@@ -152,16 +164,23 @@ def _whole_lines(path: Path) -> Iterator[bytes]:
             yield piece + file.readline()
 
 
-def _check_lines(lines: bytes) -> tuple[bool, int]:
-    """Return whether the lines are UTF-8 (Arrow tells ten times as fast as Python), and quotes."""
+def _check_lines(lines: bytes) -> tuple[int, bool, int, tuple[bool, bool]]:
+    """Return of some lines the bytes, whether they are UTF-8 (Arrow tells ten times as fast as
+    Python), the number of quotes, and whether one that opens a field is not at its beginning, if
+    the first opens one and if it closes one.
+    """
     ends = pa.py_buffer(np.array([0, len(lines)], np.int32))
     text = pa.Array.from_buffers(pa.binary(), 1, [None, ends, pa.py_buffer(lines)])
-    quotes = int(np.count_nonzero(np.frombuffer(lines, np.uint8) == ord('"')))
+    found = np.frombuffer(lines, np.uint8)
+    quotes = np.flatnonzero(found == ord('"'))
+    before = found[quotes - 1]  # the first byte's is the last one, the end of a line
+    stray = (before != ord(",")) & (before != ord("\n")) & (before != ord('"'))
     try:
         text.cast(pa.string())
+        utf8 = True
     except pa.ArrowInvalid:
-        return False, quotes
-    return True, quotes
+        utf8 = False
+    return len(lines), utf8, len(quotes), (bool(stray[::2].any()), bool(stray[1::2].any()))
 
 
 def _not_utf8(path: Path) -> str:
@@ -175,194 +194,83 @@ def _not_utf8(path: Path) -> str:
     raise AssertionError("every line is UTF-8, but the file is not")
 
 
-def _write_rows(path: Path, file: Path, columns: list[str]) -> tuple[Rows, list[Reject]]:
-    """Do what `read_rows` does, for a file whose bytes were checked."""
-    wrong: list[tuple[int, int, int, str]] = []  # rows with a wrong number of fields
-
-    def note(row: pa_csv.InvalidRow) -> str:
-        wrong.append((row.number, row.actual_columns, row.expected_columns,
-                      row.text.split(",", 1)[0][:100]))
-        return "skip"
-
-    reader = pa_csv.open_csv(
-        path,
-        # one thread: it is faster here, and only then Arrow knows the number of a row
-        read_options=pa_csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False),
-        parse_options=pa_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=note),
-        convert_options=pa_csv.ConvertOptions(
-            include_columns=columns, column_types={c: pa.string() for c in columns},
-            strings_can_be_null=False, check_utf8=False))
-    parts: dict[str, list] = defaultdict(list)
-    vocabulary: dict[str, dict[str, int]] = {column: {} for column in LABELS}
-    faults: list[tuple[int, str, str]] = []  # number among the parsed rows, id, reason
-    parsed = 0
-    schema = pa.schema([(column, pa.string()) for column in TEXTS])
-    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-        for texts, found, arrays, labels in _in_threads(_clean_batch, reader):
-            rows = len(texts) + len(found)
-            faults += [(parsed + index, *fault) for index, fault in found.items()]
-            parts["number"].append(np.delete(np.arange(parsed, parsed + rows), list(found)))
-            parsed += rows
-            writer.write_batch(texts.cast(schema))
-            parts["id"].append(texts["id"])
-            for name, array in arrays.items():
-                parts[name].append(array)
-            for column in LABELS:
-                parts[column].append(_codes(labels[column], vocabulary[column]))
-    # rows with a wrong number of fields are not among those that were parsed, but have numbers
-    row = np.setdiff1d(np.arange(2, parsed + len(wrong) + 2), [number for number, *_ in wrong])
-    bad = [Reject(int(row[number]), name, "bad row", why) for number, name, why in faults]
-    bad += [Reject(number, name, "bad row", f"has {there} fields and not {wanted}")
-            for number, there, wanted, name in wrong]
-    arrays = {name: np.concatenate(part) for name, part in parts.items() if name != "id" and part}
-    number = arrays.pop("number", np.array([], int))
-    return Rows(
-        row=row[number], id=pa.chunked_array(parts["id"], pa.string()),
-        labels={column: arrays.pop(column, np.array([], np.int32)) for column in LABELS},
-        names={column: pa.array(list(names), pa.string()) for column, names in vocabulary.items()},
-        **{name: arrays.get(name, np.array([])) for name in (
-            "hash", "version", "summary", "withdrawn", "published")}), bad
-
-
 def _in_threads(function: Callable, items: Iterable) -> Iterator:
-    """Yield function(item) of each item, in order; a few are worked on at a time."""
-    with ThreadPoolExecutor(THREADS) as threads:
+    """Yield function(item) of each item, in order; two or three are worked on at a time."""
+    with ThreadPoolExecutor(2) as threads:
         coming = deque()
         for item in items:
             coming.append(threads.submit(function, item))
-            if len(coming) > THREADS:
+            if len(coming) > 2:
                 yield coming.popleft().result()
         while coming:
             yield coming.popleft().result()
 
 
-def _clean_batch(batch: pa.RecordBatch) -> tuple[
-        pa.RecordBatch, dict[int, tuple[str, str]], dict[str, np.ndarray], pa.RecordBatch]:
-    """Return the TEXTS of the good rows, id and fault of each bad row by its index, arrays of what
-    is known of the good ones, and their LABELS.
-    """
-    batch = pa.record_batch({name: _collapse_spaces(batch[name]) for name in batch.schema.names})
-    found = {index: (batch["id"][index].as_py(), fault) for index, fault in _faults(batch).items()}
-    if found:
-        good = np.delete(np.arange(len(batch)), list(found))
-        batch = batch.take(pa.array(good, pa.int64()))
-    ids, version = _split_versions(batch["id"])
-    small = pc.ascii_lower(batch["summary"]).cast(pa.binary()).to_pylist()
-    arrays = {
-        "hash": hashes(ids.cast(pa.binary()).to_pylist()), "version": version,
-        "summary": np.fromiter(map(xxh3_64_intdigest, small), np.uint64, len(small)),
-        "withdrawn": _notices(batch["summary"]),
-        "published": _dates(batch[PUBLISHED]) if PUBLISHED in batch.schema.names else
-        np.full(len(batch), "NaT", "datetime64[D]")}
-    texts = pa.record_batch([ids, batch["title"], batch["summary"]], names=TEXTS)
-    return texts, found, arrays, batch.select(LABELS)
+@dataclass
+class _Part:
+    """What was found in a part of the file."""
+
+    rows: int
+    bad: list[Reject]  # rows are counted from 0
+    arrays: dict[str, list[np.ndarray]]  # the fields of Rows, and labels, by batch
+    ids: list[pa.Array]
+    names: dict[str, list[str]]
 
 
-def _split_versions(ids: pa.Array) -> tuple[pa.Array, np.ndarray]:
-    """Return ids without their last `v` and up to four digits, and those as a number, int16.
+def _read_part(path: Path, header: list[str], part: tuple[int, int, Path]) -> _Part:
+    """Do what `read_rows` does, for the bytes from `start` to `end` of a file that was checked."""
+    start, end, file = part
+    wrong: list[tuple[int, int, int, str]] = []  # rows with a wrong number of fields
 
-    An id of no version, or of nothing else, stays and has version 0.
-    """
-    offsets, data = _buffers(ids)
-    ends, sizes = offsets[1:], np.diff(offsets)
-    digits, version = np.zeros(len(ids), int), np.zeros(len(ids), int)
-    for place in range(1, 5):
-        last = data[np.maximum(ends - place, 0)] if len(data) else np.zeros(len(ids), np.uint8)
-        digit = (digits == place - 1) & (sizes > place) & (last - np.uint8(ord("0")) < 10)
-        version[digit] += (last[digit] - ord("0")).astype(int) * 10 ** (place - 1)
-        digits[digit] += 1
-    before = np.maximum(ends - digits - 1, 0)
-    has = (digits > 0) & (sizes > digits + 1)
-    has[has] = data[before[has]] == ord("v")
-    cut = np.where(has, digits + 1, 0)
-    kept = np.ones(len(data), bool)
-    for place in range(1, 6):
-        kept[ends[cut >= place] - place] = False
-    shorter = np.concatenate([[0], np.cumsum(sizes - cut)]).astype(np.int32)
-    ids = pa.Array.from_buffers(
-        pa.string(), len(ids), [None, pa.py_buffer(shorter), pa.py_buffer(data[kept])])
-    return ids, np.where(has, version, 0).astype(np.int16)
+    def note(row: pa_csv.InvalidRow) -> str:
+        wrong.append((row.number - 1, row.actual_columns, row.expected_columns,
+                      row.text.split(",", 1)[0][:100]))
+        return "skip"
 
-
-def _collapse_spaces(texts: pa.Array) -> pa.Array:
-    """Trim, and make one space of each run of white space; only texts that need it are touched."""
-    odd = _odd_texts(texts)
-    if len(odd) == 0:
-        return texts
-    clean = pc.utf8_trim_whitespace(
-        pc.replace_substring_regex(texts.take(odd), SPACES, " "))
-    mask = np.zeros(len(texts), bool)
-    mask[odd.to_numpy()] = True
-    return pc.replace_with_mask(texts, mask, clean)
-
-
-def _odd_texts(texts: pa.Array) -> pa.Array:
-    """Return the indices of texts that have other white space than single spaces inside."""
-    offsets, data = _buffers(texts)
-    odd = np.zeros(len(texts), bool)
-    for start in range(0, len(data), CACHED_BYTES):
-        piece = data[start:start + CACHED_BYTES + 1]
-        space = piece == ord(" ")
-        other = np.flatnonzero(piece - np.uint8(32) > 95)  # under 32 (it wraps around), over 127
-        # two spaces that belong to different texts do no harm
-        place = np.concatenate([other[_ODD[piece[other]]], np.flatnonzero(space[1:] & space[:-1])])
-        odd[np.searchsorted(offsets, start + place, "right") - 1] = True
-    full = np.flatnonzero(offsets[1:] > offsets[:-1])
-    odd[full] |= (data[offsets[full]] == ord(" ")) | (data[offsets[full + 1] - 1] == ord(" "))
-    return pa.array(np.flatnonzero(odd))
+    arrays: dict[str, list] = defaultdict(list)
+    vocabulary: dict[str, dict[str, int]] = {column: {} for column in LABELS}
+    faults: list[tuple[int, str, str]] = []  # number among the parsed rows, id, reason
+    ids: list[pa.Array] = []
+    parsed = 0
+    schema = pa.schema([(column, pa.string()) for column in TEXTS])
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+        for batch in _batches(path, header, start, end, note):
+            texts, found, known, labels = clean_batch(batch)
+            rows = len(batch)
+            faults += [(parsed + index, *fault) for index, fault in found.items()]
+            arrays["row"].append(np.delete(np.arange(parsed, parsed + rows), list(found)))
+            parsed += rows
+            writer.write_batch(texts.cast(schema))
+            ids.append(texts["id"])
+            for name, array in known.items():
+                arrays[name].append(array)
+            for column in LABELS:
+                arrays[column].append(_codes(labels[column], vocabulary[column]))
+    # rows with a wrong number of fields are not among those that were parsed, but have numbers
+    number = np.setdiff1d(np.arange(parsed + len(wrong)), [row for row, *_ in wrong])
+    bad = [Reject(int(number[row]), name, "bad row", why) for row, name, why in faults]
+    bad += [Reject(row, name, "bad row", f"has {there} fields and not {wanted}")
+            for row, there, wanted, name in wrong]
+    arrays["row"] = [number[rows] for rows in arrays["row"]]
+    return _Part(parsed + len(wrong), bad, dict(arrays), ids,
+                 {column: list(names) for column, names in vocabulary.items()})
 
 
-def _buffers(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Return where each text begins and the last one ends, int32, and the bytes of all, uint8."""
-    _, offsets, data = texts.buffers()
-    offsets = np.frombuffer(offsets, np.int32)[texts.offset:texts.offset + len(texts) + 1]
-    data = np.frombuffer(data or b"", np.uint8)[offsets[0]:offsets[-1]]
-    return offsets - offsets[0], data
-
-
-def _faults(batch: pa.RecordBatch) -> dict[int, str]:
-    """Return what is wrong with each bad row of a batch, by its index."""
-    found: dict[int, str] = {}
-    for column in batch.schema.names:
-        texts = batch[column]
-        sizes = pc.binary_length(texts).to_numpy()
-        if column in COLUMNS and column != "title":
-            found |= dict.fromkeys(np.flatnonzero(sizes == 0).tolist(), f"has an empty {column}")
-        found |= dict.fromkeys(np.flatnonzero(sizes > LONGEST_BYTES).tolist(),
-                               f"has a {column} of over 1 MiB; is a quote missing?")
-        if _buffers(texts)[1].min(initial=1) == 0:
-            nul = pc.match_substring(texts, "\0").to_numpy(zero_copy_only=False)
-            found |= dict.fromkeys(np.flatnonzero(nul).tolist(), f"has a NUL character in {column}")
-    header = pc.and_(pc.equal(batch["id"], "id"), pc.equal(batch["summary"], "summary"))
-    return found | dict.fromkeys(np.flatnonzero(header).tolist(), "is a second header")
-
-
-def _notices(summaries: pa.Array) -> np.ndarray:
-    """Return whether each summary is a notice that the paper was withdrawn, bool."""
-    short = np.flatnonzero(pc.binary_length(summaries).to_numpy() <= NOTICE_BYTES)
-    notice = np.zeros(len(summaries), bool)
-    notice[short] = pc.match_substring_regex(summaries.take(pa.array(short)), WITHDRAWN)
-    return notice
-
-
-def _dates(texts: pa.Array) -> np.ndarray:
-    """Return datetime64[D], NaT for what `parse_date` does not know."""
-    found = texts.dictionary_encode()
-    dates = np.array([parse_date(text) for text in found.dictionary.to_pylist()], "datetime64[D]")
-    return dates[found.indices.to_numpy()] if len(dates) else np.array([], "datetime64[D]")
-
-
-@lru_cache(maxsize=1 << 15)
-def parse_date(text: str) -> date | None:
-    """Return the date of Kaggle's `3/7/21` or of ISO's `2021-03-07...`, None for anything else."""
-    try:
-        if "/" not in text:
-            return date.fromisoformat(text[:10])
-        month, day, year = map(int, text.split("/"))
-        # arXiv began in 1991
-        return date(year + (0 if year > 99 else 2000 if year < 91 else 1900), month, day)
-    except (ValueError, OverflowError):
-        return None
+def _batches(path: Path, header: list[str], start: int, end: int,
+             note: Callable[[pa_csv.InvalidRow], str]) -> Iterator[pa.RecordBatch]:
+    if start == end:
+        return
+    columns = [column for column in (*COLUMNS, PUBLISHED) if column in header]
+    with pa.OSFile(str(path)) as source:
+        yield from pa_csv.open_csv(
+            source.get_stream(start, end - start),
+            # one thread: it is faster here, and only then Arrow knows the number of a row
+            read_options=pa_csv.ReadOptions(
+                block_size=BLOCK_BYTES, use_threads=False, column_names=header),
+            parse_options=pa_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=note),
+            convert_options=pa_csv.ConvertOptions(
+                include_columns=columns, column_types={c: pa.string() for c in columns},
+                strings_can_be_null=False, check_utf8=False))
 
 
 def _codes(labels: pa.Array, vocabulary: dict[str, int]) -> np.ndarray:
@@ -372,3 +280,30 @@ def _codes(labels: pa.Array, vocabulary: dict[str, int]) -> np.ndarray:
                for name in found.dictionary.to_pylist()]
     return np.array(numbers, np.int32)[found.indices.to_numpy()] if numbers else np.array(
         [], np.int32)
+
+
+def _join(parts: list[_Part]) -> tuple[Rows, list[Reject]]:
+    """Put the parts of a file together."""
+    vocabulary: dict[str, dict[str, int]] = {column: {} for column in LABELS}
+    bad: list[Reject] = []
+    before = 2  # the header is row 1
+    for part in parts:
+        for column, names in part.names.items():
+            numbers = np.array([vocabulary[column].setdefault(name, len(vocabulary[column]))
+                                for name in names], np.int32)
+            part.arrays[column] = [numbers[codes] for codes in part.arrays.get(column, [])]
+        part.arrays["row"] = [rows + before for rows in part.arrays["row"]]
+        bad += [Reject(reject.row + before, reject.id, reject.kind, reject.reason)
+                for reject in part.bad]
+        before += part.rows
+    arrays = {name: np.concatenate(
+        [array for part in parts for array in part.arrays.get(name, [])] or [np.array([], kind)])
+        for name, kind in {
+            "row": np.int64, "hash": np.uint64, "version": np.int16, "summary": np.uint64,
+            "withdrawn": bool, "published": "datetime64[D]", **dict.fromkeys(LABELS, np.int32)
+        }.items()}
+    return Rows(
+        id=pa.chunked_array([ids for part in parts for ids in part.ids], pa.string()),
+        labels={column: arrays.pop(column) for column in LABELS},
+        names={column: pa.array(list(names), pa.string()) for column, names in vocabulary.items()},
+        **arrays), bad

@@ -38,6 +38,7 @@ from nej.device import check_processes, prepare_device, use_bf16
 from nej.files import explained_writes, flush, write_csv, write_json
 from nej.metrics import best_validation, validation_metrics
 from nej.model import freeze, load_classifier, load_tokenizer
+from nej.optimizer import muon_for
 from nej.packing import pack, take_packed
 
 logger = logging.getLogger(__name__)
@@ -216,6 +217,14 @@ class PaperTrainer(Trainer):
             generator=torch.Generator().manual_seed(self.config.seed))  # not the model's
         loader.set_epoch = sampler.set_epoch  # Trainer calls it
         return loader
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """Make the optimizer that the config asks for."""
+        if self.config.optimizer == "muon" and self.optimizer is None:
+            self.optimizer = muon_for(
+                self.model, decayed=self.get_decay_parameter_names(self.model),
+                lr=self.args.learning_rate, weight_decay=self.args.weight_decay)
+        return super().create_optimizer(model)
 
     def training_step(self, *args, **kwargs) -> torch.Tensor:
         """Add the micro-batch's loss to that of the step."""

@@ -11,8 +11,8 @@ from transformers import AutoTokenizer
 import nej.dataset
 from nej import InputError
 from nej.dataset import cache_folder, load_dataset
+from nej.fields import KAGGLE_COLUMNS
 from nej.papers import read_papers
-from nej.rows import KAGGLE_COLUMNS
 from nej.splits import SPLITS
 
 NAMES = {"cs.AI": "Intelligence", "cs.CL": "Language", "cs.CV": "Vision", "cs.LG": "Learning",

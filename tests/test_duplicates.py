@@ -68,12 +68,12 @@ def copies_csv(tmp_path):
     return write_papers(tmp_path / "copies.csv", rows)
 
 
-def test_nothing_straddles_the_splits(copies_csv, make_config, tmp_path):
+def test_nothing_straddles_the_splits(copies_csv, make_config):
     config = make_config(data_path=str(copies_csv))
     with clean_papers(config) as papers:
-        dataset = split_papers(papers, config, tmp_path)
+        dataset = split_papers(papers, config)
         kinds = papers.rejects["kind"].to_pylist()
-        split = {name: list(zip(part["id"], part["text"])) for name, part in dataset.items()}
+        split = {name: list(zip(part["id"], part["summary"])) for name, part in dataset.items()}
         assert len(papers) + len(kinds) == papers.rows
     assert kinds.count("near-duplicate") > 20 and kinds.count("older version") > 20
     for one, other in combinations(split.values(), 2):

@@ -162,7 +162,7 @@ def test_a_split_by_date(make_config, tmp_path):
     config = make_config(data_path=str(write_papers(tmp_path / "own.csv", rows)),
                          validation_from="20130101", test_from="2014-W01-3")
     with clean_papers(config) as papers:
-        dataset = split_papers(papers, config, tmp_path)
+        dataset = split_papers(papers, config)
         sizes = {name: len(part) for name, part in dataset.items()}
         years = {row["id"]: 2010 + number % 5 for number, row in enumerate(many())}
         for name, allowed in (("train", {2010, 2011, 2012}), ("validation", {2013}),
@@ -172,7 +172,7 @@ def test_a_split_by_date(make_config, tmp_path):
         undated = write_papers(tmp_path / "undated.csv", [r | {"published_date": ""} for r in rows])
         undated_config = replace(config, data_path=str(undated))
         with clean_papers(undated_config) as papers:
-            split_papers(papers, undated_config, tmp_path)
+            split_papers(papers, undated_config)
     assert sizes == {"train": 36, "validation": 12, "test": 12}  # without a date: left out
 
 

@@ -8,10 +8,11 @@ import pyarrow as pa
 import pytest
 
 from nej import InputError
+from nej.fields import KAGGLE_COLUMNS, parse_date, split_versions
 from nej.papers import clean, read_papers
-from nej.rows import KAGGLE_COLUMNS, _split_versions, parse_date
 
 HEADER = ",".join(KAGGLE_COLUMNS)
+WORDS = ["plain", "two\nlines", 'with "quotes"', "a, comma", '"', "\n"]
 GOOD = "abs-21{:02d}.00001v1,T,Learning,cs.LG,1/1/21,1/1/21,['A'],'A',Summary {},2"
 
 
@@ -191,6 +192,44 @@ def test_rows_are_counted_on_over_blocks(tmp_path, monkeypatch):
         read_papers(path)
 
 
+@pytest.mark.parametrize("cut_off", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_file_read_in_parts_is_read_the_same(tmp_path, monkeypatch, seed, cut_off):
+    rnd = random.Random(seed)
+    rows = [paper(f"abs-{number}v{rnd.randint(1, 3)}", category_code=rnd.choice(["cs.LG", "q-bio"]),
+                  summary=f"{rnd.choice(WORDS)} {number}" * rnd.choice([0, 1, 1, 2, 3, 5, 8, 9]))
+            for number in map(rnd.randrange, [90] * 120)]
+    path = write_papers(tmp_path / "own.csv", [*rows, paper("abs-99v1")])
+    lines = path.read_bytes().split(b"\r\n")
+    lines.insert(rnd.randrange(1, 60), b"too,few")
+    lines.insert(rnd.randrange(60, 120), b"")
+    path.write_bytes(b"\r\n".join(lines)[:-9 if cut_off else None])
+    monkeypatch.setattr("nej.rows.BLOCK_BYTES", 1500)
+    found = []
+    for most_parts in (1, 3):
+        monkeypatch.setattr("nej.rows._how_many_parts", lambda _: most_parts)
+        papers = clean(path, tmp_path, max_bad_rows=60)
+        assert len(papers.files) == most_parts
+        found.append((papers.table(), papers.rejects, papers.rows, papers.published.tolist(),
+                      papers.positions.tolist()))
+    assert found[0] == found[1]
+    assert "bad row" in found[0][1]["kind"].to_pylist()
+
+
+def test_a_file_is_not_cut_inside_a_field(tmp_path, monkeypatch):
+    """After 5" the ends of lines with an even number of quotes before them are those in fields."""
+    monkeypatch.setattr("nej.rows.BLOCK_BYTES", 300)
+    monkeypatch.setattr("nej.rows._how_many_parts", lambda _: 4)
+    summaries = [f"lines {number}" + " more" * (number % 12) for number in range(30, 90)]
+    rows = [GOOD.format(number, "").replace("Summary ", f'"two\r\n{summary}"')
+            for number, summary in enumerate(summaries, 30)]
+    stray = [GOOD.format(number, f'5" of {number}') for number in (10, 11)]
+    path = write_lines(tmp_path / "own.csv", stray[0], *rows, stray[1])
+    assert read_papers(path)["summary"].to_pylist() == [
+        'Summary 5" of 10', *(f"two {summary}" for summary in summaries), 'Summary 5" of 11']
+    assert len(clean(write_lines(tmp_path / "clean.csv", *rows), tmp_path).files) > 1
+
+
 @pytest.mark.parametrize("words", [1, 5000], ids=["near the header", "far down"])
 def test_not_utf8_gives_its_line(tmp_path, words):
     broken = GOOD.format(2, "f\xfcr").encode("latin-1")
@@ -349,8 +388,8 @@ def test_versions_are_split_off_as_a_regular_expression_would():
     ids += ["".join(rnd.choices("vv0129-ab", k=rnd.randint(1, 9))) for _ in range(2000)]
     expected = [re.fullmatch(r"(.+?)(?:v([0-9]{1,4}))?", i or "-").groups() for i in ids]
     array = pa.array(["left out", *ids])[1:]  # with an offset
-    found, version = _split_versions(array)
+    found, version = split_versions(array)
     assert [i or "-" for i in found.to_pylist()] == [i for i, _ in expected]
     assert version.tolist() == [int(v or 0) for _, v in expected]
-    nothing, none = _split_versions(pa.array([], pa.string()))
+    nothing, none = split_versions(pa.array([], pa.string()))
     assert len(nothing) == len(none) == 0

@@ -7,8 +7,8 @@ from hashlib import blake2b
 import numpy as np
 import pytest
 
+from nej.fields import KAGGLE_COLUMNS
 from nej.papers import read_papers
-from nej.rows import KAGGLE_COLUMNS
 from nej.splits import SPLITS, assign, positions
 
 IDS = [f"abs-{year:02d}{month:02d}.{number:05d}"

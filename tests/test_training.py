@@ -90,7 +90,7 @@ def test_a_run_learns_and_its_model_directory_is_complete(make_config, easy_csv)
 
 
 @pytest.mark.parametrize("settings", [
-    {}, {"bf16": True, "frozen_layers": 1, "distillation_weight": 0.5},
+    {}, {"bf16": True, "frozen_layers": 1, "distillation_weight": 0.5, "optimizer": "muon"},
     {"global_batch_size": 20, "micro_batch_size": 3, "class_weights": "balanced",
      "label_smoothing_factor": 0.1}])
 def test_the_same_command_twice_gives_the_same_weights(make_config, tmp_path, settings):
@@ -108,11 +108,12 @@ def validations(model_dir: Path) -> list[tuple[int, float]]:
             if "eval_macro_f1" in log]
 
 
-@pytest.mark.parametrize("step, number", [
-    (1, signal.SIGINT), (9, signal.SIGTERM), (16, signal.SIGINT), (29, signal.SIGINT)])
-def test_a_stopped_run_goes_on_to_the_same_weights(make_config, tmp_path, step, number):
-    whole = train(make_config(output_dir=str(tmp_path / "whole")))
-    config = make_config()
+@pytest.mark.parametrize("step, number, settings", [
+    (1, signal.SIGINT, {}), (9, signal.SIGTERM, {"bf16": True}),
+    (16, signal.SIGINT, {"optimizer": "muon", "bf16": True}), (29, signal.SIGINT, {})])
+def test_a_stopped_run_goes_on_to_the_same_weights(make_config, tmp_path, step, number, settings):
+    whole = train(make_config(output_dir=str(tmp_path / "whole"), **settings))
+    config = make_config(**settings)
     stopped = train(config, callbacks=[StopAt(step, number)])
     assert stopped.interrupted and stopped.steps == step
     assert not Path(config.output_dir).exists()
