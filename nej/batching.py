@@ -15,8 +15,8 @@ class StepBatchSampler(Sampler[list[int]]):
     Each optimizer step takes `global_batch_size` papers, drawn without replacement by (seed,
     epoch) alone. Inside the step they are sorted by length and cut into `micro_batches` for each
     process, so that there is little padding though the step's papers are random in length. Every
-    step has exactly `micro_batches` of them; in an epoch's last, smaller step some may be empty,
-    which `collate` turns into a batch that counts for nothing.
+    step has exactly `micro_batches` of them; some may be empty, in an epoch's last, smaller step
+    above all, which `collate` turns into a batch that counts for nothing.
 
     Args:
         lengths: tokens of each paper, (papers,).
@@ -44,21 +44,54 @@ class StepBatchSampler(Sampler[list[int]]):
         return steps * self.micro_batches
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.lengths))
-        for start in range(0, len(order), self.global_batch_size):
-            step = order[start:start + self.global_batch_size]
-            step = step[np.argsort(-self.lengths[step], kind="stable")]  # longest first
-            parts = np.array_split(step, self.micro_batches * self.world_size)
+        for step in _steps(self.lengths, self.global_batch_size, self.seed, self.epoch):
+            ends = _cut(self.lengths[step].tolist(), self.micro_batches * self.world_size)
+            parts = np.split(step, ends[:-1])
             # neighbours in length go to different processes at the same time
             for part in parts[self.rank::self.world_size]:
                 yield part.tolist()
 
 
-def micro_batches_per_step(
-    global_batch_size: int, *, micro_batch_size: int, world_size: int
-) -> int:
-    """Return into how many micro-batches each process cuts its share of a step."""
-    return -(-global_batch_size // (micro_batch_size * world_size))
+def micro_batches_per_step(lengths: np.ndarray, *, global_batch_size: int, micro_batch_tokens: int,
+                           epochs: int, seed: int, world_size: int = 1) -> int:
+    """Return into how many micro-batches each process cuts its share of a step.
+
+    They are as many as the step that needs most of them takes, so that no micro-batch has more
+    than `micro_batch_tokens` tokens, padding included, but where a single paper has more.
+    """
+    most = max((len(_fill(lengths[step].tolist(), micro_batch_tokens))
+                for epoch in range(epochs)
+                for step in _steps(lengths, global_batch_size, seed, epoch)), default=1)
+    return -(-most // world_size)
+
+
+def _steps(lengths: np.ndarray, size: int, seed: int, epoch: int) -> Iterator[np.ndarray]:
+    """Yield the papers of each optimizer step, the longest first."""
+    order = np.random.default_rng([seed, epoch]).permutation(len(lengths))
+    for start in range(0, len(order), size):
+        step = order[start:start + size]
+        yield step[np.argsort(-lengths[step], kind="stable")]
+
+
+def _fill(lengths: list[int], tokens: int) -> list[int]:
+    """Cut papers, the longest first, into runs of at most `tokens`, padded; return their ends."""
+    ends, start = [], 0
+    while start < len(lengths):
+        start += max(1, tokens // lengths[start])
+        ends.append(min(start, len(lengths)))
+    return ends
+
+
+def _cut(lengths: list[int], parts: int) -> list[int]:
+    """Cut papers, the longest first, into `parts` runs, the largest as small as can be; return
+    their ends. The last runs may be empty.
+    """
+    low, high = 0, lengths[0] * len(lengths)  # too few tokens for a run, and enough
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if len(_fill(lengths, middle)) <= parts else (middle, high)
+    ends = _fill(lengths, high)
+    return ends + [len(lengths)] * (parts - len(ends))
 
 
 def collate(papers: list[dict], *, pad_token_id: int) -> dict[str, torch.Tensor]:

@@ -27,7 +27,7 @@ BOUNDS = {
     "min_papers": (1, math.inf), "top_k": (1, math.inf), "max_train_papers": (1, math.inf),
     "validation_fraction": (0.001, 0.4), "test_fraction": (0.001, 0.4),
     "max_length": (4, math.inf), "dropout": (0, 0.9), "frozen_layers": (0, math.inf),
-    "global_batch_size": (1, math.inf), "micro_batch_size": (1, math.inf),
+    "global_batch_size": (1, math.inf), "micro_batch_tokens": (1, math.inf),
     "learning_rate": (0, 1), "max_steps": (-1, math.inf), "warmup_steps": (0, math.inf),
     "weight_decay": (0, 1), "max_grad_norm": (0, math.inf), "label_smoothing_factor": (0, 0.9),
     "distillation_weight": (0, 1),
@@ -95,8 +95,9 @@ class Config:
         False, "Replace a finished run in output_dir, once the new one is finished.")
     global_batch_size: int = _key(
         32, "Papers per optimizer step, over all processes and devices.")
-    micro_batch_size: int | None = _key(
-        None, "Most papers that a device takes at once; null means 64 on a GPU, 16 on a CPU.")
+    micro_batch_tokens: int | None = _key(
+        None, "Most tokens that a device takes at once, if one paper does not have more; null "
+              "means 16384 on a GPU, 4096 on a CPU.")
     optimizer: Literal["adamw", "muon"] = _key(
         "adamw", "'muon' trains the layers' matrices with Muon, the rest with AdamW.")
     learning_rate: float = _key(5e-5, "Peak learning rate.")
@@ -174,7 +175,7 @@ def _known(key: str, where: str) -> str:
         return key
     if key in ("per_device_train_batch_size", "gradient_accumulation_steps"):
         raise InputError(f"{where}: nej derives {key!r} itself; set global_batch_size (papers per "
-                         "optimizer step) and, if memory is short, micro_batch_size")
+                         "optimizer step) and, if memory is short, micro_batch_tokens")
     nearest = difflib.get_close_matches(key, names, n=1, cutoff=0.0)[0]
     raise InputError(f"{where}: unknown key {key!r}; did you mean {nearest!r}? "
                      "docs/configuration.md lists all keys")

@@ -139,7 +139,7 @@ class PaperTrainer(Trainer):
         if config.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(config.early_stopping_patience))
         super().__init__(
-            model=model, args=_training_arguments(config, len(labels), work_dir),
+            model=model, args=_training_arguments(config, dataset["train"]["length"], work_dir),
             data_collator=partial(pack if packed else collate, pad_token_id=tokenizer.pad_token_id),
             train_dataset=dataset["train"],
             eval_dataset=dataset["validation"].select(  # neighbours pad each other little
@@ -307,16 +307,19 @@ class _stop_on_signal:
         logger.warning("stopping after this step, with a checkpoint; once more stops at once")
 
 
-def _training_arguments(config: Config, papers: int, work_dir: Path) -> TrainingArguments:
+def _training_arguments(config: Config, lengths: Sequence[int], work_dir: Path
+                        ) -> TrainingArguments:
     """Translate the config; keys of the same name go through as they are."""
     world_size = PartialState().num_processes
     on_cpu = PartialState().device.type == "cpu"
-    micro_batches = micro_batches_per_step(
-        config.global_batch_size, world_size=world_size,
-        micro_batch_size=config.micro_batch_size or (16 if on_cpu else 64))
+    steps_per_epoch = math.ceil(len(lengths) / config.global_batch_size)
     steps = config.max_steps
     if steps < 0:
-        steps = math.ceil(config.num_train_epochs * math.ceil(papers / config.global_batch_size))
+        steps = math.ceil(config.num_train_epochs * steps_per_epoch)
+    micro_batches = micro_batches_per_step(
+        np.asarray(lengths), global_batch_size=config.global_batch_size,
+        micro_batch_tokens=config.micro_batch_tokens or (4096 if on_cpu else 16384),
+        epochs=math.ceil(steps / steps_per_epoch), seed=config.seed, world_size=world_size)
     every = {name: math.ceil(value * steps) if value < 1 else int(value)
              for name, value in (("eval", config.eval_steps), ("logging", config.logging_steps))}
     shared = {f.name for f in dataclasses.fields(Config)} & {

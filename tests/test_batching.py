@@ -1,5 +1,7 @@
 """Every optimizer step sees the same papers, whatever the number of processes."""
 
+from itertools import combinations_with_replacement, pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -75,14 +77,39 @@ def test_last_step_may_have_empty_micro_batches():
 
 
 @pytest.mark.parametrize("world_size", PROCESSES)
-@pytest.mark.parametrize("most", [1, 3, 8])
+@pytest.mark.parametrize("tokens", [100, 256, 1000, 5000])
 @pytest.mark.parametrize("size", [8, 30, 32])
-def test_no_micro_batch_is_over_its_size_and_processes_share_evenly(size, most, world_size):
-    micro_batches = micro_batches_per_step(size, micro_batch_size=most, world_size=world_size)
-    for step in steps_of(lengths_of(200), global_batch_size=size, seed=3,
-                         micro_batches=micro_batches, world_size=world_size):
-        sizes = [len(batch) for batch in step]
-        assert max(sizes) <= most and max(sizes) - min(sizes) <= 1
+def test_no_micro_batch_is_over_its_tokens(size, tokens, world_size):
+    """Padding counts; a paper that is longer stands alone."""
+    lengths = lengths_of(200)
+    settings = {"global_batch_size": size, "seed": 3}
+    micro_batches = micro_batches_per_step(
+        lengths, micro_batch_tokens=tokens, epochs=2, world_size=world_size, **settings)
+    steps = [step for epoch in range(2) for step in steps_of(
+        lengths, epoch=epoch, micro_batches=micro_batches, world_size=world_size, **settings)]
+    for batch in sum(steps, []):
+        assert len(batch) <= 1 or len(batch) * lengths[batch].max() <= tokens
+    # no fewer would do: in some step the papers, longest first, fill all of them but one's share
+    most = 0
+    for step in steps:
+        papers, filled = sorted(lengths[sum(step, [])], reverse=True), 0
+        while papers:
+            papers, filled = papers[max(1, tokens // papers[0]):], filled + 1
+        most = max(most, filled)
+    assert micro_batches == -(-most // world_size)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 4])
+@pytest.mark.parametrize("seed", range(20))
+def test_the_largest_micro_batch_is_as_small_as_can_be(seed, parts):
+    """Against all ways to cut ten papers, longest first."""
+    lengths = np.random.default_rng(seed).integers(1, 60, 10)
+    step, = steps_of(lengths, global_batch_size=10, seed=0, micro_batches=parts)
+    ordered = sorted(lengths, reverse=True)
+    best = min(max(run[0] * len(run) for run in runs if run) for runs in (
+        [ordered[i:j] for i, j in pairwise((0, *cuts, 10))]
+        for cuts in combinations_with_replacement(range(11), parts - 1)))
+    assert max(lengths[batch].max() * len(batch) for batch in step if batch) == best
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -181,12 +208,3 @@ def test_no_papers_give_one_that_the_loss_passes_over():
     loss = torch.nn.functional.cross_entropy(
         torch.ones(1, 4, requires_grad=True), found["labels"], reduction="sum")
     assert loss.item() == 0
-
-
-@pytest.mark.parametrize("size, most, processes, expected", [
-    (32, 8, 1, 4), (32, 8, 2, 2), (32, 8, 4, 1), (32, 64, 1, 1), (32, 8, 3, 2), (33, 8, 1, 5),
-    (1, 8, 4, 1), (64, 1, 2, 32),
-])
-def test_micro_batches_per_step(size, most, processes, expected):
-    assert micro_batches_per_step(
-        size, micro_batch_size=most, world_size=processes) == expected

@@ -21,7 +21,7 @@ IMPOSSIBLE = [
     ("test_fraction", 0.5), ("test_fraction", math.nan), ("max_length", 0), ("max_length", 3),
     ("frozen_layers", -1), ("distillation_weight", -0.1), ("distillation_weight", 1.1),
     ("dropout", -0.1), ("dropout", 0.95), ("dropout", math.nan), ("global_batch_size", 0),
-    ("micro_batch_size", 0), ("learning_rate", 0.0), ("learning_rate", -1e-5),
+    ("micro_batch_tokens", 0), ("learning_rate", 0.0), ("learning_rate", -1e-5),
     ("learning_rate", 1.5), ("learning_rate", math.nan), ("learning_rate", math.inf),
     ("num_train_epochs", 0.0), ("num_train_epochs", -1.0), ("num_train_epochs", math.inf),
     ("max_steps", 0), ("max_steps", -2), ("warmup_steps", -1.0), ("warmup_steps", 1.5),
@@ -107,7 +107,7 @@ def test_command_line_values_get_their_types(arguments, key, value):
 @pytest.mark.parametrize("word", ["none", "null", "None"])
 @pytest.mark.parametrize("key, value", [
     ("categories", ["cs.LG"]), ("min_papers", 5), ("top_k", 5), ("max_train_papers", 5),
-    ("dropout", 0.2), ("attn_implementation", "eager"), ("micro_batch_size", 4),
+    ("dropout", 0.2), ("attn_implementation", "eager"), ("micro_batch_tokens", 4),
     ("early_stopping_patience", 2), ("bf16", True), ("run_name", "one"),
 ])
 def test_none_takes_an_optional_key_back(from_file, key, value, word):

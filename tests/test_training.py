@@ -91,7 +91,7 @@ def test_a_run_learns_and_its_model_directory_is_complete(make_config, easy_csv)
 
 @pytest.mark.parametrize("settings", [
     {}, {"bf16": True, "frozen_layers": 1, "distillation_weight": 0.5, "optimizer": "muon"},
-    {"global_batch_size": 20, "micro_batch_size": 3, "class_weights": "balanced",
+    {"global_batch_size": 20, "micro_batch_tokens": 90, "class_weights": "balanced",
      "label_smoothing_factor": 0.1}])
 def test_the_same_command_twice_gives_the_same_weights(make_config, tmp_path, settings):
     runs = [weights(train(make_config(output_dir=str(tmp_path / name), **settings)).model_dir)
@@ -216,8 +216,8 @@ def test_early_stopping_stops(make_config):
 
 def test_the_loss_is_the_mean_over_the_papers_of_the_whole_step(make_config):
     losses, gradients = {}, {}
-    for size in (1, 5, 64):  # micro-batches of 1, of uneven sizes, all at once
-        config = make_config(global_batch_size=64, micro_batch_size=size, dropout=0.0,
+    for size in (1, 160, 5000):  # micro-batches of 1, of a few, all at once
+        config = make_config(global_batch_size=64, micro_batch_tokens=size, dropout=0.0,
                              num_train_epochs=1, logging_steps=1, eval_steps=100,
                              output_dir=make_config().output_dir + str(size))
         result = train(config)
@@ -225,7 +225,7 @@ def test_the_loss_is_the_mean_over_the_papers_of_the_whole_step(make_config):
         losses[size] = [log["loss"] for log in state["log_history"] if "loss" in log]
         gradients[size] = [log["grad_norm"] for log in state["log_history"] if "loss" in log]
     assert len(losses[1]) == -(-result.papers["train"] // 64)
-    for size in (5, 64):
+    for size in (160, 5000):
         assert losses[size] == pytest.approx(losses[1], abs=2e-4)
         assert gradients[size] == pytest.approx(gradients[1], rel=1e-3)
 
