@@ -4,15 +4,23 @@ import csv
 import dataclasses
 import json
 import logging
+import math
+import secrets
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from filelock import FileLock, Timeout
+from transformers import AutoConfig, PreTrainedModel
 
 from nej import InputError
 from nej.config import Config
-from nej.files import checksum, flush, write_csv, write_json
+from nej.files import checksum, explained_writes, flush, write_csv, write_json
 from nej.rows import require
 
 logger = logging.getLogger(__name__)
@@ -24,20 +32,59 @@ RECORD = Path("checkpoints", "run.json")  # in the folder of an unfinished run
 # keys that do not change what is learned: an unfinished run goes on under other values of these
 FREE_KEYS = {"data_path", "output_dir", "overwrite_output_dir", "report_to", "run_name",
              "reports_dir", "do_predict", "dataloader_num_workers", "short_summary_words",
-             "small_category_papers"}
+             "small_category_papers", "allow_changes", "logging_steps"}
+DATA = "data's sha256"
 
 
-def unfinished_run(config: Config) -> tuple[Path, Path | None]:
+@dataclass
+class UnfinishedRun:
+    """A run that is under way: where, and what is known of it from before."""
+
+    folder: Path
+    id: str  # for the tracker: it is one run however often it was stopped
+    checkpoint: Path | None = None  # to go on from; None is the beginning
+    changes: list[str] = field(default_factory=list)  # of its settings, on the way
+
+
+@contextmanager
+def sole_run(model_dir: Path) -> Iterator[None]:
+    """Let no other run work on `model_dir` while the block lasts.
+
+    Raises:
+        InputError: another one does.
+    """
+    lock = FileLock(model_dir.with_name(model_dir.name + ".lock"), timeout=0)
+    is_main = PartialState().is_main_process
+    free = [True]
+    if is_main:
+        with explained_writes(model_dir.parent):
+            model_dir.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire()
+            except Timeout:
+                free = [False]
+    if PartialState().num_processes > 1:
+        broadcast_object_list(free)
+    if not free[0]:
+        raise InputError(f"output_dir: another run is working on {model_dir} at this moment; wait "
+                         "until it has ended, or name another --output_dir")
+    try:
+        yield
+    finally:
+        if is_main:
+            Path(lock.lock_file).unlink(missing_ok=True)
+            lock.release()
+
+
+def unfinished_run(config: Config) -> UnfinishedRun:
     """Make sure that output_dir is free or holds this run unfinished; write nothing.
-
-    Returns:
-        The folder that the run works in, and the checkpoint to go on from, None for the beginning.
 
     Raises:
         InputError: a finished run, another run or something else is there.
     """
     model_dir = Path(config.output_dir)
     work_dir = model_dir.with_name(model_dir.name + ".partial")
+    new = UnfinishedRun(work_dir, secrets.token_hex(4))
     if (model_dir / CONFIG_FILE).exists() and not config.overwrite_output_dir:
         raise InputError(
             f"output_dir: {model_dir} holds a finished run (scripts/evaluate.py judges it); name "
@@ -47,44 +94,79 @@ def unfinished_run(config: Config) -> tuple[Path, Path | None]:
         raise InputError(f"output_dir: {model_dir} holds something else than a run of nej, which "
                          "is never replaced; name another --output_dir")
     if not work_dir.exists():
-        return work_dir, None
-    changes = _changes(work_dir / RECORD, _identity(config))
-    if changes and config.overwrite_output_dir:
-        return work_dir, None
-    if changes:
-        raise InputError(
-            f"output_dir: {work_dir} holds another run, unfinished ({', '.join(changes)}); go on "
-            "with its settings, name another --output_dir, or discard it with "
-            "--overwrite_output_dir true")
-    checkpoint = newest_intact(work_dir / "checkpoints")
-    logger.info("going on from %s", checkpoint or "the beginning: no checkpoint yet")
-    return work_dir, checkpoint
+        return new
+    try:
+        before = json.loads((work_dir / RECORD).read_text("utf-8"))
+        changes = _changes(before["settings"], _settings(config))
+        run = UnfinishedRun(work_dir, before["id"], changes=[*before["changes"], *changes])
+    except (OSError, ValueError, KeyError, TypeError):
+        run, changes = new, [f"no {RECORD.name} in it"]
+    else:
+        if not changes or config.allow_changes or (
+                _more_steps(before["settings"], config, changes)):
+            run.checkpoint = newest_intact(work_dir / "checkpoints")
+            logger.info("going on from %s%s", run.checkpoint or "the beginning: no checkpoint yet",
+                        f" with changes: {', '.join(changes)}" if changes else "")
+            return run
+    if config.overwrite_output_dir:
+        return new
+    raise InputError(
+        f"output_dir: {work_dir} holds another run, unfinished ({', '.join(changes)}); go on "
+        "with its settings, or with these by --allow_changes true, name another --output_dir, or "
+        "discard it with --overwrite_output_dir true")
 
 
-def mark_unfinished(work_dir: Path, config: Config, *, clear: bool) -> None:
-    """Write whose run `work_dir` holds; `clear` it first when the run begins at the beginning."""
+def mark_unfinished(run: UnfinishedRun, config: Config) -> None:
+    """Write whose run the folder holds; clear it first when the run begins at the beginning."""
     state = PartialState()
     state.wait_for_everyone()  # all processes have looked before one of them writes
     if state.is_main_process:
-        if clear:
-            shutil.rmtree(work_dir, ignore_errors=True)
-        write_json(work_dir / RECORD, _identity(config))
+        if run.checkpoint is None:
+            shutil.rmtree(run.folder, ignore_errors=True)
+        write_json(run.folder / RECORD, {
+            "id": run.id, "changes": run.changes, "settings": _settings(config)})
     state.wait_for_everyone()
 
 
-def _identity(config: Config) -> dict[str, Any]:
-    return dataclasses.asdict(config) | {
-        "data's sha256": checksum(require(Path(config.data_path)))}
+def check_fits(checkpoint: Path, model: PreTrainedModel) -> None:
+    """Raise InputError if the checkpoint is of a model of other size or with other classes.
+
+    It can be, if settings were allowed to change.
+    """
+    saved = AutoConfig.from_pretrained(checkpoint)
+    for key in ("id2label", "vocab_size", "dim", "n_layers", "n_heads", "hidden_dim"):
+        there, here = getattr(saved, key), getattr(model.config, key)
+        if there != here:
+            raise InputError(
+                f"output_dir: {checkpoint} has a model with other {key} than these settings make "
+                f"({there} there, {here} here); go on with its settings, or discard it with "
+                "--overwrite_output_dir true and without allow_changes")
 
 
-def _changes(record: Path, run: dict[str, Any]) -> list[str]:
-    """Return what differs from the unfinished run that `record` tells of."""
-    try:
-        before = json.loads(record.read_text("utf-8"))
-    except (OSError, ValueError):
-        return [f"no {record.name} in it"]
+def clear_remains(model_dir: Path) -> None:
+    """Remove what a kill left behind that came just after a run had taken its name."""
+    if PartialState().is_main_process and (model_dir / CONFIG_FILE).exists():
+        shutil.rmtree(model_dir / "checkpoints", ignore_errors=True)
+        shutil.rmtree(model_dir.with_name(model_dir.name + ".replaced"), ignore_errors=True)
+    PartialState().wait_for_everyone()
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    return dataclasses.asdict(config) | {DATA: checksum(require(Path(config.data_path)))}
+
+
+def _changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return [f"{key}: {before.get(key)!r} there, {value!r} here"
-            for key, value in run.items() if key not in FREE_KEYS and before.get(key) != value]
+            for key, value in now.items() if key not in FREE_KEYS and before.get(key) != value]
+
+
+def _more_steps(before: dict[str, Any], config: Config, changes: list[str]) -> bool:
+    """Return whether the run is to take more steps, and nothing else has changed."""
+    keys = ("num_train_epochs", "max_steps")
+    were = [before[key] if before[key] > 0 else math.inf for key in keys]
+    are = [getattr(config, key) if getattr(config, key) > 0 else math.inf for key in keys]
+    return (all(change.split(":")[0] in keys for change in changes)
+            and all(now >= then for now, then in zip(are, were)))
 
 
 def seal(checkpoint: Path) -> None:

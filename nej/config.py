@@ -128,6 +128,8 @@ class Config:
     use_cpu: bool = _key(False, "Do not use a GPU though there is one.")
     dataloader_num_workers: int = _key(0, "Worker processes that make batches.")
     seed: int = _key(42, "Seeds the head, dropout and the order of the papers.")
+    allow_changes: bool = _key(
+        False, "Go on with the unfinished run in output_dir though its settings were others.")
     # around the run
     do_predict: bool = _key(
         True, "Judge the finished model on the test papers; sweeps say false.")

@@ -19,7 +19,7 @@ from nej import InputError
 
 # what a disk says that is full, over its quota, read-only, broken or somebody else's
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.EACCES,
-                errno.EPERM}
+                errno.EPERM, errno.EEXIST, errno.ENOTDIR}
 
 
 @contextmanager

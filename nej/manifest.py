@@ -52,6 +52,7 @@ def write_manifest(
         "steps": result.steps,
         "training_seconds": round(result.seconds, 1),
         "resumed": result.resumed,  # then the seconds are those since
+        "settings_changed": result.changes,  # on the way: such a run cannot be made again
         "cpu_seconds": round(time.process_time(), 1),  # of the main process, from its start
         "device": _device_name(),
         "precision": "bfloat16" if use_bf16(config, state.device.type) else "float32",

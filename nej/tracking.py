@@ -1,12 +1,15 @@
 """Weights & Biases: online where it can be, else offline, with one line that says so."""
 
 import dataclasses
+import json
 import logging
 import os
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
+from nej.checkpoints import RECORD
 from nej.config import Config
 from nej.model import reachable
 
@@ -27,6 +30,14 @@ class TrackingCallback(TrainerCallback):
             if self.reason:
                 os.environ["WANDB_MODE"] = "offline"
                 wandb.teardown()  # or it keeps the mode that it read before
+
+    def on_init_end(self, args, state, control, **kwargs):
+        """Start the run, or go on with it: the id lies with the checkpoints."""
+        import wandb
+        if state.is_world_process_zero:
+            record = json.loads((Path(args.output_dir) / RECORD.name).read_text("utf-8"))
+            wandb.init(id=os.environ.get("WANDB_RUN_ID", record["id"]), resume="allow",
+                       name=args.run_name)
 
     def on_train_begin(self, args, state, control, **kwargs):
         import wandb

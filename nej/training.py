@@ -30,7 +30,8 @@ from nej import InputError
 from nej.baselines import soft_labels
 from nej.batching import IGNORED, StepBatchSampler, collate, micro_batches_per_step
 from nej.checkpoints import (
-    CONFIG_FILE, TRACE, mark_unfinished, read_trace, seal, unfinished_run, write_trace,
+    CONFIG_FILE, TRACE, check_fits, clear_remains, mark_unfinished, read_trace, seal, sole_run,
+    unfinished_run, write_trace,
 )
 from nej.config import Config
 from nej.dataset import cache_folder, describe, load_dataset
@@ -56,6 +57,7 @@ class TrainingResult:
     split_sha256: dict[str, str]  # of the ids in each split, in order
     interrupted: bool
     resumed: bool
+    changes: list[str]  # of the settings, while the run was stopped
 
 
 def train(
@@ -78,8 +80,16 @@ def train(
     """
     check_processes()
     device = prepare_device(config)
+    with sole_run(Path(config.output_dir)):
+        return _train(config, device, callbacks, finish)
+
+
+def _train(config: Config, device: str, callbacks: Sequence[TrainerCallback],
+           finish: Callable | None) -> TrainingResult:
     model_dir = Path(config.output_dir)
-    work_dir, checkpoint = unfinished_run(config)
+    clear_remains(model_dir)
+    run = unfinished_run(config)
+    work_dir, checkpoint = run.folder, run.checkpoint
     set_seed(config.seed)
     tokenizer = load_tokenizer(config.model_name_or_path)
     rates = {} if config.dropout is None else dict.fromkeys(
@@ -99,12 +109,13 @@ def train(
     if packed:
         take_packed(model)
     freeze(model, config.frozen_layers)
-    mark_unfinished(work_dir, config, clear=checkpoint is None)
-    trainer = PaperTrainer(config, model, tokenizer, dataset, work_dir, packed=packed)
+    if checkpoint is not None:
+        check_fits(checkpoint, model)
+    mark_unfinished(run, config)
+    trainer = PaperTrainer(config, model, tokenizer, dataset, work_dir, packed=packed,
+                           callbacks=callbacks)
     if checkpoint is not None:
         trainer.trace = read_trace(checkpoint / TRACE)
-    for callback in callbacks:
-        trainer.add_callback(callback)
     with explained_writes(work_dir), _stop_on_signal(trainer):
         start = time.perf_counter()
         if not trainer.is_finished(checkpoint):
@@ -115,7 +126,7 @@ def train(
         metrics=best_validation(trainer.state.log_history),
         papers={name: len(split) for name, split in dataset.items()},
         split_sha256={name: split["sha256"]["id"] for name, split in describe(dataset).items()},
-        interrupted=trainer.interrupted, resumed=checkpoint is not None)
+        interrupted=trainer.interrupted, resumed=checkpoint is not None, changes=run.changes)
     if PartialState().is_main_process and not result.interrupted:
         with explained_writes(work_dir):
             _write_model_dir(trainer, tokenizer, work_dir, result, finish)
@@ -127,7 +138,8 @@ class PaperTrainer(Trainer):
     """Trainer with nej's batches and a loss that is the mean over the papers of a whole step."""
 
     def __init__(self, config: Config, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase,
-                 dataset: datasets.DatasetDict, work_dir: Path, packed: bool):
+                 dataset: datasets.DatasetDict, work_dir: Path, packed: bool,
+                 callbacks: Sequence[TrainerCallback] = ()):
         self.config = config
         self.stop_requested = self.interrupted = False
         self.saving_in: Path | None = None
@@ -135,7 +147,7 @@ class PaperTrainer(Trainer):
         self.loss_so_far = 0.0  # of the step that is under way
         labels = np.asarray(dataset["train"]["label"])
         names = dataset["train"].features["label"].names
-        callbacks = [_StopInOrder(self)]
+        callbacks = [_StopInOrder(self), *callbacks]
         if config.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(config.early_stopping_patience))
         super().__init__(
@@ -160,7 +172,7 @@ class PaperTrainer(Trainer):
         if checkpoint is None:
             return False
         state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-        if state.global_step < state.max_steps:
+        if state.global_step < self.args.max_steps:
             return False
         self.state = state
         self._load_best_model()
@@ -287,14 +299,19 @@ class _StopInOrder(TrainerCallback):
 
 
 class _stop_on_signal:
-    """While the block runs, SIGINT and SIGTERM ask the trainer to save and stop; a second kills."""
+    """While the block runs, SIGINT (Ctrl-C), SIGTERM and SIGUSR1 (which clusters send before they
+    take a machine away) ask the trainer to save and stop; a second one stops at once.
+    """
+
+    signals = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1")
+               if hasattr(signal, name)]
 
     def __init__(self, trainer: PaperTrainer):
         self.trainer = trainer
 
     def __enter__(self):
         self.before = {number: signal.signal(number, self._handle)
-                       for number in (signal.SIGINT, signal.SIGTERM)}
+                       for number in self.signals}
 
     def __exit__(self, *exception):
         for number, handler in self.before.items():
@@ -329,6 +346,7 @@ def _training_arguments(config: Config, lengths: Sequence[int], work_dir: Path
     os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if bf16 else "no"  # over the launcher's
     arguments = TrainingArguments(**same | {
         "output_dir": str(work_dir / "checkpoints"), "bf16": bf16, "use_cpu": on_cpu,
+        "max_steps": steps,
         "run_name": config.run_name or Path(config.output_dir).name,
         "per_device_train_batch_size": math.ceil(
             config.global_batch_size / (micro_batches * world_size)),

@@ -1,10 +1,12 @@
 """Tracking works without a network or a key, and says so in one line."""
 
 import logging
+import signal
 from dataclasses import replace
 
 import pytest
 import wandb
+from transformers import TrainerCallback
 
 from nej.tracking import TrackingCallback, finish_run
 from nej.training import train
@@ -35,6 +37,21 @@ def test_with_no_way_to_wandb_the_run_is_offline_and_one_line_says_how_to_send_i
     folder = lines[0].split("wandb sync ")[1]
     files = list((tmp_path / folder).glob("run-*.wandb"))
     assert len(files) == 1 and files[0].stat().st_size > 1000
+
+
+def test_a_run_that_goes_on_is_the_same_run(tracked, tmp_path):
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 5:
+                signal.raise_signal(signal.SIGTERM)
+    ids = []
+    for callbacks in ([Stop()], []):
+        train(tracked, callbacks=[TrackingCallback(tracked), *callbacks])
+        ids.append(wandb.run.id)
+        finish_run({})
+    assert ids[0] == ids[1]
+    folders = [path.name for path in (tmp_path / "wandb").glob("offline-run-*")]
+    assert folders and all(name.endswith(ids[0]) for name in folders)
 
 
 def test_with_none_nothing_is_tracked(tracked, tmp_path):

@@ -109,7 +109,7 @@ def validations(model_dir: Path) -> list[tuple[int, float]]:
 
 
 @pytest.mark.parametrize("step, number, settings", [
-    (1, signal.SIGINT, {}), (9, signal.SIGTERM, {"bf16": True}),
+    (1, signal.SIGUSR1, {}), (9, signal.SIGTERM, {"bf16": True}),
     (16, signal.SIGINT, {"optimizer": "muon", "bf16": True}), (29, signal.SIGINT, {})])
 def test_a_stopped_run_goes_on_to_the_same_weights(make_config, tmp_path, step, number, settings):
     whole = train(make_config(output_dir=str(tmp_path / "whole"), **settings))
@@ -300,6 +300,53 @@ def test_an_unfinished_run_of_other_settings_is_not_mixed_in(make_config, tmp_pa
     with pytest.raises(InputError, match="data's sha256"):
         train(replace(config, data_path=str(other)))
     assert train(replace(config, reports_dir="elsewhere")).steps == 30  # changes nothing learned
+
+
+def test_more_epochs_are_safe_and_other_changes_have_to_be_allowed(make_config, tmp_path):
+    config = make_config()
+    train(config, callbacks=[StopAt(9)])
+    with pytest.raises(InputError, match="num_train_epochs: 2.0 there, 1.0 here.*allow_changes"):
+        train(replace(config, num_train_epochs=1.0))
+    longer = replace(config, num_train_epochs=3.0)
+    result = train(longer, callbacks=[StopAt(20)])
+    assert result.resumed and result.steps == 20
+    result = train(replace(longer, learning_rate=0.5, allow_changes=True))
+    assert result.steps == 45
+    assert result.changes == ["num_train_epochs: 2.0 there, 3.0 here",
+                              "learning_rate: 0.001 there, 0.5 here"]
+
+
+def test_a_checkpoint_with_other_classes_is_refused_also_if_changes_are_allowed(make_config):
+    config = make_config()
+    train(config, callbacks=[StopAt(3)])
+    with pytest.raises(InputError, match="a model with other id2label than these settings make"):
+        train(replace(config, top_k=2, allow_changes=True))
+
+
+def test_two_runs_on_one_output_folder(make_config):
+    """The second is told, loses nothing and leaves nothing; the first goes on."""
+    config = make_config()
+    told = []
+
+    class Second(StopAt):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 4:
+                with pytest.raises(InputError, match="another run is working on .*model"):
+                    train(replace(config, seed=9, overwrite_output_dir=True))
+                told.append(True)
+    assert train(config, callbacks=[Second(99)]).steps == 30 and told
+    assert [path.name for path in Path(config.output_dir).parent.iterdir()] == ["model"]
+
+
+def test_what_a_kill_after_the_end_left_is_cleared(make_config):
+    config = make_config(max_steps=2)
+    model_dir = train(config).model_dir
+    replaced = model_dir.with_name("model.replaced")
+    for folder in (model_dir / "checkpoints" / "checkpoint-2", replaced):
+        folder.mkdir(parents=True)
+    with pytest.raises(InputError, match="holds a finished run"):
+        train(config)
+    assert not (model_dir / "checkpoints").exists() and not replaced.exists()
 
 
 def test_a_full_disk_is_explained_and_the_run_goes_on_once_there_is_room(make_config, monkeypatch):
