@@ -32,7 +32,7 @@ RECORD = Path("checkpoints", "run.json")  # in the folder of an unfinished run
 # keys that do not change what is learned: an unfinished run goes on under other values of these
 FREE_KEYS = {"data_path", "output_dir", "overwrite_output_dir", "report_to", "run_name",
              "reports_dir", "do_predict", "dataloader_num_workers", "short_summary_words",
-             "small_category_papers", "allow_changes", "logging_steps"}
+             "small_category_papers", "allow_changes", "logging_steps", "ddp_timeout"}
 DATA = "data's sha256"
 
 

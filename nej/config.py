@@ -32,7 +32,7 @@ BOUNDS = {
     "weight_decay": (0, 1), "max_grad_norm": (0, math.inf), "label_smoothing_factor": (0, 0.9),
     "distillation_weight": (0, 1),
     "early_stopping_patience": (1, math.inf), "dataloader_num_workers": (0, 256),
-    "seed": (0, 2**32 - 1),
+    "ddp_timeout": (1, math.inf), "seed": (0, 2**32 - 1),
 }
 LARGEST = 2**63  # no number of a config is as large
 
@@ -126,6 +126,8 @@ class Config:
     bf16: bool | None = _key(
         None, "Compute in bfloat16 (weights stay float32); null does where the device has it.")
     use_cpu: bool = _key(False, "Do not use a GPU though there is one.")
+    ddp_timeout: int = _key(
+        1800, "Seconds that a process waits for the others before it gives up.")
     dataloader_num_workers: int = _key(0, "Worker processes that make batches.")
     seed: int = _key(42, "Seeds the head, dropout and the order of the papers.")
     allow_changes: bool = _key(

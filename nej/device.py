@@ -2,6 +2,9 @@
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 from accelerate import PartialState
@@ -31,7 +34,9 @@ def prepare_device(config: Config) -> str:
     """Return the device's type, after setting what makes a GPU repeat its results."""
     on_cpu = (config.use_cpu or parse_flag_from_env("ACCELERATE_USE_CPU")
               or not torch.accelerator.is_available())
-    state = PartialState(cpu=on_cpu)  # without saying so, torchrun's CPU processes stay alone
+    wait = timedelta(seconds=config.ddp_timeout)
+    # without cpu, torchrun's CPU processes stay alone
+    state = PartialState(cpu=on_cpu, timeout=wait)
     if state.device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
@@ -39,6 +44,23 @@ def prepare_device(config: Config) -> str:
     logger.info("%s, %d process(es), %d threads each", state.device.type, state.num_processes,
                 torch.get_num_threads())
     return state.device.type
+
+
+@contextmanager
+def explained_partners() -> Iterator[None]:
+    """Turn the error of a process that lost the others into an InputError with the remedy."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        lost = any(word in text.lower() for word in (
+            "gloo", "nccl", "timed out", "timeout", "connection", "socket"))
+        if PartialState().num_processes == 1 or not lost:
+            raise
+        raise InputError(
+            "another process of this run does not answer any more (ddp_timeout says for how long "
+            f"to wait; {text.splitlines()[0][:160]}); give the same command again, on as many "
+            "machines as there are, and the run goes on from its last checkpoint") from error
 
 
 def use_bf16(config: Config, device: str) -> bool:

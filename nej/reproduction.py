@@ -115,7 +115,8 @@ def _compare(model_dir: Path, before: dict[str, Any], again: Path, after: dict[s
     weights = after["weights_sha256"]
     if before["weights_sha256"] == weights:
         return Reproduction(weights, [])
-    found = []
+    found = [f"settings, changed while the run was stopped: {change}"
+             for change in before.get("settings_changed", [])]
     if before["git"]["dirty"]:
         found.append("code: the model was made from files that differ from its commit "
                      f"{before['git']['commit'][:12]}")

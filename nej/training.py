@@ -35,7 +35,7 @@ from nej.checkpoints import (
 )
 from nej.config import Config
 from nej.dataset import cache_folder, describe, load_dataset
-from nej.device import check_processes, prepare_device, use_bf16
+from nej.device import check_processes, explained_partners, prepare_device, use_bf16
 from nej.files import explained_writes, flush, write_csv, write_json
 from nej.metrics import best_validation, validation_metrics
 from nej.model import freeze, load_classifier, load_tokenizer
@@ -80,7 +80,7 @@ def train(
     """
     check_processes()
     device = prepare_device(config)
-    with sole_run(Path(config.output_dir)):
+    with explained_partners(), sole_run(Path(config.output_dir)):
         return _train(config, device, callbacks, finish)
 
 
