@@ -30,8 +30,10 @@ def origin(config: Config) -> dict[str, Any]:
     Raises:
         InputError: there is no data.
     """
+    path = require(Path(config.data_path))
+    md5 = checksum(path, "md5")
     return {"command": sys.argv, "git": _git(), "data": {
-        "path": config.data_path, "md5": checksum(require(Path(config.data_path)), "md5")}}
+        "path": config.data_path, "md5": md5, "dvc_revision": _dvc_revision(path, md5)}}
 
 
 def write_manifest(
@@ -79,6 +81,19 @@ def _git() -> dict[str, Any] | None:
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
     except (OSError, subprocess.CalledProcessError):
         return None  # installed from a wheel, or no git on the machine
+
+
+def _dvc_revision(path: Path, md5: str) -> str | None:
+    """Return the commit that pinned this version of the data, None if none did."""
+    pin = path.with_name(path.name + ".dvc")
+    try:
+        if f"md5: {md5}" not in pin.read_text("utf-8"):
+            return None
+        return subprocess.run(
+            ["git", "-C", str(pin.parent.resolve()), "log", "-1", "--format=%H", "--", pin.name],
+            capture_output=True, text=True, check=True).stdout.strip() or None
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def _device_name() -> str:

@@ -1,9 +1,11 @@
 """Make a model again from its manifest, and say whether it is the same."""
 
+import importlib.metadata
 import json
 import logging
 import math
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -66,7 +68,7 @@ def reproduce(model_dir: Path) -> Reproduction:
         if done.returncode:
             raise InputError(f"training again ended with exit code {done.returncode}; its own "
                              "message above says why")
-        return _compare(model_dir, manifest, again, _manifest(again))
+        return _compare(model_dir, manifest, again, _manifest(again), _off_pins(tree))
 
 
 def _manifest(model_dir: Path) -> dict[str, Any]:
@@ -109,8 +111,24 @@ def _find_data(manifest: dict[str, Any], path: Path, target: Path) -> Path:
                      "back to that version of the data (docs/data.md)")
 
 
-def _compare(model_dir: Path, before: dict[str, Any], again: Path, after: dict[str, Any]
-             ) -> Reproduction:
+def _off_pins(tree: Path) -> list[str]:
+    """Return what is installed in other versions than that commit pins."""
+    found = []
+    for name, pinned in re.findall(r"^([\w-]+)==([\w.+-]+)",
+                                   (tree / "requirements.txt").read_text("utf-8"), re.M):
+        try:
+            installed = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            installed = "none"
+        if installed.split("+")[0] != pinned.split("+")[0]:
+            found.append(f"environment: {name} {pinned} is pinned, {installed} installed")
+    for line in found:
+        logger.warning(line)
+    return found
+
+
+def _compare(model_dir: Path, before: dict[str, Any], again: Path, after: dict[str, Any],
+             off_pins: list[str]) -> Reproduction:
     """Compare two runs by their manifests and, step by step, by loss and gradient norm."""
     weights = after["weights_sha256"]
     if before["weights_sha256"] == weights:
@@ -125,7 +143,9 @@ def _compare(model_dir: Path, before: dict[str, Any], again: Path, after: dict[s
         "processes", "device", "precision", "platform")}) for run in (before, after)]
     found += [f"{key}: {flat[0][key]} then, {flat[1].get(key)} now" for key in flat[0]
               if flat[0][key] not in (None, flat[1].get(key))
-              and not key.endswith((".path", ".name"))]  # where things lie does not matter
+              # where things lie, and who pinned the data, does not matter
+              and not key.endswith((".path", ".name", ".dvc_revision"))]
+    found += off_pins
     traces = [(folder / TRACE).read_text("utf-8").splitlines()
               for folder in (model_dir, again) if (folder / TRACE).exists()]
     if len(traces) == 2:
