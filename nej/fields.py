@@ -3,6 +3,7 @@
 import re
 from datetime import date
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -31,7 +32,8 @@ WITHDRAWN = (
     r"thesis)( \([^)]*\))? (is|was|has been|have been|is being|had to be) (\w+ ){0,2}"
     r"(withdrawn|retracted)\b|^\W*(withdrawn|retracted)\b"
     r"|\bwithdrawn (by|from) (the |this )?(authors?|submitter|admin|arxiv|archive)")
-SPACES = r"[\s\v\x{85}\p{Z}]+"  # what Unicode calls white space
+FIRST_DAY = date(1970, 1, 1).toordinal()
+NO_DATE = int(np.datetime64("NaT").astype(np.int64))
 # bytes that may begin or be white space other than a space: ASCII's, and of U+0085 to U+3000
 _ODD = np.zeros(256, bool)
 _ODD[[*range(32), 0xC2, 0xE1, 0xE2, 0xE3]] = True
@@ -48,15 +50,27 @@ def clean_batch(batch: pa.RecordBatch) -> tuple[
         good = np.delete(np.arange(len(batch)), list(found))
         batch = batch.take(pa.array(good, pa.int64()))
     ids, version = split_versions(batch["id"])
-    small = pc.ascii_lower(batch["summary"]).cast(pa.binary()).to_pylist()
     arrays = {
         "hash": hashes(ids.cast(pa.binary()).to_pylist()), "version": version,
-        "summary": np.fromiter(map(xxh3_64_intdigest, small), np.uint64, len(small)),
+        "summary": _hash_small(batch["summary"]),
         "withdrawn": _notices(batch["summary"]),
         "published": _dates(batch[PUBLISHED]) if PUBLISHED in batch.schema.names else
         np.full(len(batch), "NaT", "datetime64[D]")}
     texts = pa.record_batch([ids, batch["title"], batch["summary"]], names=TEXTS)
     return texts, found, arrays, batch.select(LABELS)
+
+
+def _hash_small(texts: pa.Array) -> np.ndarray:
+    """Return a hash of each text with A to Z as small letters, uint64."""
+    offsets, data = _buffers(texts)
+    small = np.empty_like(data)
+    for start in range(0, len(data), CACHED_BYTES):
+        piece = data[start:start + CACHED_BYTES]
+        capital = piece - np.uint8(ord("A")) < 26  # under A it wraps around
+        np.add(piece, capital.view(np.uint8) << np.uint8(5), out=small[start:start + CACHED_BYTES])
+    view, ends = memoryview(small), offsets.tolist()
+    return np.fromiter((xxh3_64_intdigest(view[start:end]) for start, end in pairwise(ends)),
+                       np.uint64, len(texts))
 
 
 def split_versions(ids: pa.Array) -> tuple[pa.Array, np.ndarray]:
@@ -90,14 +104,13 @@ def _collapse_spaces(texts: pa.Array) -> pa.Array:
     odd = _odd_texts(texts)
     if len(odd) == 0:
         return texts
-    clean = pc.utf8_trim_whitespace(
-        pc.replace_substring_regex(texts.take(odd), SPACES, " "))
     mask = np.zeros(len(texts), bool)
-    mask[odd.to_numpy()] = True
-    return pc.replace_with_mask(texts, mask, clean)
+    mask[odd] = True
+    clean = [" ".join(text.split()) for text in texts.take(pa.array(odd)).to_pylist()]
+    return pc.replace_with_mask(texts, mask, pa.array(clean, pa.string()))
 
 
-def _odd_texts(texts: pa.Array) -> pa.Array:
+def _odd_texts(texts: pa.Array) -> np.ndarray:
     """Return the indices of texts that have other white space than single spaces inside."""
     offsets, data = _buffers(texts)
     odd = np.zeros(len(texts), bool)
@@ -110,7 +123,7 @@ def _odd_texts(texts: pa.Array) -> pa.Array:
         odd[np.searchsorted(offsets, start + place, "right") - 1] = True
     full = np.flatnonzero(offsets[1:] > offsets[:-1])
     odd[full] |= (data[offsets[full]] == ord(" ")) | (data[offsets[full + 1] - 1] == ord(" "))
-    return pa.array(np.flatnonzero(odd))
+    return np.flatnonzero(odd)
 
 
 def _buffers(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -149,11 +162,17 @@ def _notices(summaries: pa.Array) -> np.ndarray:
 def _dates(texts: pa.Array) -> np.ndarray:
     """Return datetime64[D], NaT for what `parse_date` does not know."""
     found = texts.dictionary_encode()
-    dates = np.array([parse_date(text) for text in found.dictionary.to_pylist()], "datetime64[D]")
-    return dates[found.indices.to_numpy()] if len(dates) else np.array([], "datetime64[D]")
+    days = np.array([_days(text) for text in found.dictionary.to_pylist()], np.int64)
+    return days.view("datetime64[D]")[found.indices.to_numpy()]
 
 
 @lru_cache(maxsize=1 << 15)
+def _days(text: str) -> int:
+    """Return the days from 1970 to a date, numpy's number for no date if it is not known."""
+    found = parse_date(text)
+    return NO_DATE if found is None else found.toordinal() - FIRST_DAY
+
+
 def parse_date(text: str) -> date | None:
     """Return the date of Kaggle's `3/7/21` or of ISO's `2021-03-07...`, None for anything else."""
     try:

@@ -247,7 +247,9 @@ def _read_part(path: Path, header: list[str], part: tuple[int, int, Path]) -> _P
             for column in LABELS:
                 arrays[column].append(_codes(labels[column], vocabulary[column]))
     # rows with a wrong number of fields are not among those that were parsed, but have numbers
-    number = np.setdiff1d(np.arange(parsed + len(wrong)), [row for row, *_ in wrong])
+    is_parsed = np.ones(parsed + len(wrong), bool)
+    is_parsed[[row for row, *_ in wrong]] = False
+    number = np.flatnonzero(is_parsed)
     bad = [Reject(int(number[row]), name, "bad row", why) for row, name, why in faults]
     bad += [Reject(row, name, "bad row", f"has {there} fields and not {wanted}")
             for row, there, wanted, name in wrong]
