@@ -5,8 +5,9 @@
     python benchmarks/data_scale.py --csv data/arxiv.csv
 
 From the CSV to three Arrow splits that can be tokenized. Each contestant runs in a process of its
-own, and they take turns; the seconds are without imports. Peak memory is that of the process, and of
-the largest of those that it starts, times their number: more than what is used at any moment.
+own, and they take turns; the seconds are without imports. Peak memory is that of the process and of
+those that it starts, looked at five times a second, where what they share counts once (PSS; on
+other systems than Linux it counts for each).
 
 usual   pandas.read_csv, dropna, drop_duplicates, scikit-learn's train_test_split with stratify,
         Dataset.from_pandas, cast_column to a ClassLabel: no more checks than that
@@ -20,7 +21,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -30,6 +30,8 @@ from collections.abc import Iterator
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+
+import psutil
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
@@ -74,8 +76,6 @@ CONTESTANTS = {
 def child(name: str, path: Path) -> None:
     """Run one contestant and print what it took as JSON."""
     import datasets
-
-    from nej.rows import MOST_PARTS
     datasets.disable_progress_bars()
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         steps = CONTESTANTS[name](path, Path(folder))
@@ -83,17 +83,32 @@ def child(name: str, path: Path) -> None:
         start = time.perf_counter()
         papers = next(steps)
         seconds = time.perf_counter() - start
-    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    started = min(os.cpu_count(), MOST_PARTS) if name != "usual" else 0
-    peak_kib += started * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    print(json.dumps({"seconds": seconds, "peak_mib": peak_kib / 1024, "papers": papers}))
+    print(json.dumps({"seconds": seconds, "papers": papers}))
 
 
 def measure(name: str, path: Path) -> dict | None:
     """Run one contestant in a process of its own; None if it did not survive."""
-    done = subprocess.run([sys.executable, __file__, "--child", name, "--csv", path],
-                          stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
+    child = subprocess.Popen([sys.executable, __file__, "--child", name, "--csv", path],
+                             stdout=subprocess.PIPE, text=True)
+    peak = 0
+    while child.poll() is None:
+        time.sleep(0.2)
+        peak = max(peak, memory(psutil.Process(child.pid)))
+    if child.returncode != 0:
+        return None
+    return json.loads(child.stdout.read().splitlines()[-1]) | {"peak_mib": peak / 2**20}
+
+
+def memory(process: psutil.Process) -> int:
+    """Return the bytes of memory of a process and of all that it started."""
+    found = 0
+    try:
+        for one in (process, *process.children(recursive=True)):
+            info = one.memory_full_info()
+            found += getattr(info, "pss", info.rss)
+    except psutil.Error:  # one has just ended
+        pass
+    return found
 
 
 def main() -> None:

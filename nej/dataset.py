@@ -148,8 +148,9 @@ def split_papers(papers: CleanPapers, config: Config) -> datasets.DatasetDict:
     row_labels[papers.kept] = labels
     rows = datasets.concatenate_datasets([
         datasets.concatenate_datasets([datasets.Dataset.from_file(str(f)) for f in papers.files]),
-        datasets.Dataset(pa.table({"label": row_labels}), fingerprint=config.label_column).cast(
-            datasets.Features({"label": datasets.ClassLabel(names=names)}))], axis=1)
+        datasets.Dataset(
+            pa.table({"label": row_labels}), fingerprint="labels", info=datasets.DatasetInfo(
+                features=datasets.Features({"label": datasets.ClassLabel(names=names)})))], axis=1)
     where = np.flatnonzero(papers.kept)
     return datasets.DatasetDict({
         name: datasets.Dataset(
