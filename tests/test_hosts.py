@@ -1,6 +1,7 @@
 """Two hosts: network namespaces with addresses of their own, one of which is cut off."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -10,7 +11,6 @@ import time
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT = 8  # seconds that a process waits for the other
@@ -43,63 +43,43 @@ def hosts():
         yield list(zip(names, cables))
 
 
-def start(host: tuple[str, str], rank: int, config: Path, *, hosts: int = 2) -> subprocess.Popen:
-    """Start the one process of a host, with what a launcher tells it."""
-    name, cable = host
-    return subprocess.Popen(
-        ["ip", "netns", "exec", name, sys.executable, str(ROOT / "scripts" / "train.py"),
-         "--config", str(config)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env={**os.environ, "RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": str(hosts),
-             "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "10.213.7.1", "MASTER_PORT": "29500",
-             "GLOO_SOCKET_IFNAME": cable})
-
-
-def wait_for_checkpoint(partial: Path, processes: list[subprocess.Popen], after: int = 0) -> int:
-    for _ in range(1200):
-        steps = [int(path.name.split("-")[1])
-                 for path in (partial / "checkpoints").glob("checkpoint-*")]
-        if steps and max(steps) > after:
-            return max(steps)
-        assert all(process.poll() is None for process in processes), processes[0].stdout.read()
+def wait_for_a_checkpoint(partial: Path, launcher: subprocess.Popen) -> None:
+    while not list((partial / "checkpoints").glob("checkpoint-*")):
+        assert launcher.poll() is None, launcher.communicate()
         time.sleep(0.05)
-    raise AssertionError("no checkpoint")
 
 
 def test_one_of_two_hosts_is_cut_off(hosts, make_config, tmp_path):
     """Both stop in time and say why; the run goes on with one host, then with two."""
     output = tmp_path / "model"
-    keys = {key: getattr(make_config(), key) for key in (
-        "data_path", "model_name_or_path", "max_length", "learning_rate", "report_to", "bf16",
-        "reports_dir")} | {
-            "output_dir": str(output), "max_steps": 3000, "eval_steps": 20, "dropout": 0.0,
-            "do_predict": False, "ddp_timeout": TIMEOUT, "near_duplicate_threshold": None}
-    config = tmp_path / "config.json"
-    config.write_text(json.dumps(keys))
-    processes = [start(host, rank, config) for rank, host in enumerate(hosts)]
-    partial = output.with_name("model.partial")
-    reached = wait_for_checkpoint(partial, processes)
-    ip("-n", hosts[1][0], "link", "set", hosts[1][1], "down")
+    config = dataclasses.asdict(make_config(
+        output_dir=str(output), max_steps=3000, eval_steps=20, dropout=0.0, ddp_timeout=TIMEOUT))
+    (name, cable) = hosts[1]
+    both = {"world_size": 2, "hosts": hosts, "master": "10.213.7.1"}
+    (tmp_path / "runs.json").write_text(json.dumps([
+        {"name": "cut", "config": config, "exit_code": 2, **both},
+        {"name": "alone", "config": config, "world_size": 1, "stop_at": 500},
+        {"name": "again", "config": config | {"max_steps": 520, "allow_changes": True}, **both,
+         "before": ["ip", "-n", name, "link", "set", cable, "up"]}]))
+    launcher = subprocess.Popen(
+        [sys.executable, str(ROOT / "tests" / "launch.py"), str(tmp_path / "runs.json")],
+        stderr=subprocess.PIPE, text=True)
+    wait_for_a_checkpoint(output.with_name("model.partial"), launcher)
+    ip("-n", name, "link", "set", cable, "down")
+    lines = []
     cut = time.monotonic()
-    for process in processes:
-        said, _ = process.communicate(timeout=60)
-        assert process.returncode == 2, said
-        assert "another process of this run does not answer any more" in said
-        assert "goes on from its last checkpoint" in said and "Traceback" not in said
-    assert time.monotonic() - cut < 3 * TIMEOUT
-
-    alone = start(hosts[0], 0, config, hosts=1)
-    reached = wait_for_checkpoint(partial, [alone], after=reached)
-    alone.terminate()
-    said, _ = alone.communicate(timeout=60)
-    assert alone.returncode == 130 and "going on from" in said
-
-    ip("-n", hosts[1][0], "link", "set", hosts[1][1], "up")
-    keys |= {"max_steps": reached + 200, "allow_changes": True}
-    config.write_text(json.dumps(keys))
-    processes = [start(host, rank, config) for rank, host in enumerate(hosts)]
-    for process in processes:
-        said, _ = process.communicate(timeout=120)
-        assert process.returncode == 0, said
-    assert (output / "model.safetensors").exists() and load_file(output / "model.safetensors")
-    manifest = json.loads((output / "manifest.json").read_text())
-    assert manifest["processes"] == 2 and manifest["steps"] == reached + 200
+    while len(lines) < 2 and (line := launcher.stderr.readline()):
+        lines += [line] if line.startswith("cut") else []
+    assert time.monotonic() - cut < 2 * TIMEOUT
+    for line in lines:
+        assert "another process of this run does not answer any more" in line
+        assert "goes on from its last checkpoint" in line
+    _, said = launcher.communicate(timeout=120)
+    assert launcher.returncode == 0, said
+    state = json.loads((output / "trainer_state.json").read_text())
+    assert state["global_step"] == 520
+    steps = {name: [int(step) for rank in range(size) for step in json.loads(
+        Path(f"{output}.{name}.{rank}.json").read_text())["steps"]]
+        for name, size in (("alone", 1), ("again", 2))}
+    assert 20 <= min(steps["alone"]) and max(steps["alone"]) == 499
+    assert sorted(steps["again"]) == sorted(2 * list(range(500, 520)))

@@ -396,15 +396,12 @@ def test_one_process_where_several_were_asked_for_is_noticed(monkeypatch, make_c
     device.check_processes()
 
 
-def test_two_processes_learn_what_one_learns(make_config, tmp_path):
-    """Dropout off: the same papers in the same steps, so the same weights up to rounding."""
-    config = make_config(dropout=0.0, max_steps=8, num_train_epochs=1, eval_steps=4)
-    alone = train(config)
-    keys = {"data_path": config.data_path, "model_name_or_path": config.model_name_or_path,
-            "output_dir": str(tmp_path / "two"), "reports_dir": str(tmp_path / "reports"),
-            "dropout": 0.0, "max_steps": 8, "eval_steps": 4, "max_length": 32, "bf16": False,
-            "learning_rate": 1e-3, "report_to": "none"}
-    (tmp_path / "two.json").write_text(json.dumps(keys))
+def test_torchrun_starts_two_processes(make_config, tmp_path):
+    """What they learn is in test_processes.py."""
+    config = make_config()
+    keys = {key: getattr(config, key) for key in (
+        "data_path", "model_name_or_path", "output_dir", "reports_dir", "max_length", "report_to")}
+    (tmp_path / "two.json").write_text(json.dumps(keys | {"max_steps": 2, "do_predict": False}))
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone",
          "--nproc_per_node", "2", str(ROOT / "scripts" / "train.py"),
@@ -413,7 +410,5 @@ def test_two_processes_learn_what_one_learns(make_config, tmp_path):
     assert done.returncode == 0, [
         line for line in done.stderr.splitlines() if "error" in line]
     assert "2 process(es)" in done.stderr
-    one, two = weights(alone.model_dir), weights(tmp_path / "two")
-    assert max((one[name] - two[name]).abs().max().item() for name in one) < 1e-5
-    metrics = json.loads((tmp_path / "two" / "metrics.json").read_text())["validation"]
-    assert metrics["accuracy"] == alone.metrics["accuracy"]
+    manifest = json.loads((Path(config.output_dir) / "manifest.json").read_text())
+    assert manifest["processes"] == 2 and manifest["steps"] == 2
