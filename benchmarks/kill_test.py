@@ -106,8 +106,9 @@ def main() -> int:
         os.environ["HF_HOME"] = str(folder / "cache")
         config = make_project(folder, options.steps or 30 * options.kills)
         whole = start(config, folder / "whole")
-        if whole.wait() != 0:
-            print(whole.stdout.read())
+        output, _ = whole.communicate()
+        if whole.returncode != 0:
+            print(output)
             return 1
         kills = in_save = starts = 0
         code = None
