@@ -21,7 +21,7 @@ IMPOSSIBLE = [
     ("test_fraction", 0.5), ("test_fraction", math.nan), ("max_length", 0), ("max_length", 3),
     ("frozen_layers", -1), ("distillation_weight", -0.1), ("distillation_weight", 1.1),
     ("dropout", -0.1), ("dropout", 0.95), ("dropout", math.nan), ("global_batch_size", 0),
-    ("micro_batch_tokens", 0), ("learning_rate", 0.0), ("learning_rate", -1e-5),
+    ("micro_batch_tokens", 0), ("ddp_timeout", 0), ("learning_rate", 0.0), ("learning_rate", -1e-5),
     ("learning_rate", 1.5), ("learning_rate", math.nan), ("learning_rate", math.inf),
     ("num_train_epochs", 0.0), ("num_train_epochs", -1.0), ("num_train_epochs", math.inf),
     ("max_steps", 0), ("max_steps", -2), ("warmup_steps", -1.0), ("warmup_steps", 1.5),
