@@ -20,14 +20,12 @@ from transformers import AutoConfig, PreTrainedModel
 
 from nej import InputError
 from nej.config import Config
-from nej.files import checksum, explained_writes, flush, write_csv, write_json
+from nej.files import CONFIG_FILE, checksum, explained_writes, flush, write_csv, write_json
 from nej.rows import require
 
 logger = logging.getLogger(__name__)
 
-CONFIG_FILE = "training_config.json"
 CHECKSUMS = "checksums.json"  # in each checkpoint
-TRACE = "steps.csv"  # in each checkpoint and in the model directory
 RECORD = Path("checkpoints", "run.json")  # in the folder of an unfinished run
 # keys that do not change what is learned: an unfinished run goes on under other values of these
 FREE_KEYS = {"data_path", "output_dir", "overwrite_output_dir", "report_to", "run_name",

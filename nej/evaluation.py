@@ -17,11 +17,10 @@ from transformers import DistilBertForSequenceClassification
 from nej import InputError
 from nej.baselines import baseline_predictions
 from nej.batching import collate
-from nej.checkpoints import CONFIG_FILE
 from nej.config import Config, load_config
 from nej.dataset import cache_folder, load_dataset
 from nej.device import use_bf16
-from nej.files import checksum, replacing, write_csv, write_json
+from nej.files import CONFIG_FILE, checksum, replacing, write_csv, write_json
 from nej.metrics import all_metrics, best_validation
 from nej.model import load_classifier, load_tokenizer
 from nej.packing import pack, packed_forward

@@ -16,7 +16,8 @@ from safetensors import SafetensorError
 
 from nej import InputError
 
-
+CONFIG_FILE = "training_config.json"  # in a model directory
+TRACE = "steps.csv"  # there, and in each checkpoint
 # what a disk says that is full, over its quota, read-only, broken or somebody else's
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.EACCES,
                 errno.EPERM, errno.EEXIST, errno.ENOTDIR}

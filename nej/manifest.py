@@ -13,10 +13,9 @@ import torch
 from accelerate import PartialState
 from transformers.utils import cached_file
 
-from nej.checkpoints import CONFIG_FILE, TRACE
 from nej.config import Config
 from nej.device import use_bf16
-from nej.files import checksum, write_json
+from nej.files import CONFIG_FILE, TRACE, checksum, write_json
 from nej.rows import require
 from nej.training import TrainingResult
 

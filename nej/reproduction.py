@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nej import InputError
-from nej.checkpoints import CONFIG_FILE, TRACE
-from nej.files import checksum
+from nej.files import CONFIG_FILE, TRACE, checksum
 
 logger = logging.getLogger(__name__)
 

@@ -30,13 +30,13 @@ from nej import InputError
 from nej.baselines import soft_labels
 from nej.batching import IGNORED, StepBatchSampler, collate, micro_batches_per_step
 from nej.checkpoints import (
-    CONFIG_FILE, TRACE, check_fits, clear_remains, mark_unfinished, read_trace, seal, sole_run,
-    unfinished_run, write_trace,
+    check_fits, clear_remains, mark_unfinished, read_trace, seal, sole_run, unfinished_run,
+    write_trace,
 )
 from nej.config import Config
 from nej.dataset import cache_folder, describe, load_dataset
 from nej.device import check_processes, explained_partners, prepare_device, use_bf16
-from nej.files import explained_writes, flush, write_csv, write_json
+from nej.files import CONFIG_FILE, TRACE, explained_writes, flush, write_csv, write_json
 from nej.metrics import best_validation, validation_metrics
 from nej.model import freeze, load_classifier, load_tokenizer
 from nej.optimizer import muon_for

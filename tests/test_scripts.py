@@ -55,9 +55,7 @@ def test_training_and_judging_from_another_folder(config_file, tmp_path):
     (["--lerning_rate", "1"], ["unknown key 'lerning_rate'", "'learning_rate'"]),
     (["--learning_rate", "fast"], ["learning_rate", "'fast'"]),
     (["--max_length", "0"], ["max_length is 0", "at least"]),
-    (["--max_length", "65"], ["max_length is 65", "at most 64"]),
     (["--top_k", "9"], ["top_k is 9", "8 categories"]),
-    (["--min_papers", "1000"], ["0 categories are left"]),
     (["--data_path", "nowhere.csv"], ["no file nowhere.csv", "make data"]),
     (["--model_name_or_path", "nobody/nothing"], ["cannot load 'nobody/nothing'", "make starter"]),
 ])
@@ -91,7 +89,7 @@ def test_the_help_of_each_script_is_its_docstring():
 
 def test_ctrl_c_leaves_a_run_that_the_same_command_ends(config_file, tmp_path):
     command = [sys.executable, str(ROOT / "scripts" / "train.py"), "--config", str(config_file),
-               "--num_train_epochs", "20", "--logging_steps", "1", "--do_predict", "false"]
+               "--num_train_epochs", "10", "--logging_steps", "1", "--do_predict", "false"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                env=os.environ | {"PYTHONUNBUFFERED": "1"})
     for line in process.stdout:  # the first log line: training is under way
@@ -105,7 +103,7 @@ def test_ctrl_c_leaves_a_run_that_the_same_command_ends(config_file, tmp_path):
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 0 and "going on from" in again.stderr
     state = json.loads((tmp_path / "model" / "trainer_state.json").read_text())
-    assert state["global_step"] == state["max_steps"] == 300
+    assert state["global_step"] == state["max_steps"] == 150
 
 
 def test_accelerate_launch_trains(config_file, tmp_path):
