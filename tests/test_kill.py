@@ -11,7 +11,7 @@ def test_two_kills_change_nothing():
     """The short form of `python benchmarks/kill_test.py --kills 50`."""
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / "kill_test.py"), "--kills", "2", "--steps",
-         "150"], capture_output=True, text=True)
+         "80"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert "2 kills, " in done.stdout and "weights identical" in done.stdout
     assert "left over: nothing" in done.stdout

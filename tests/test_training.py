@@ -94,6 +94,7 @@ def test_a_run_learns_and_its_model_directory_is_complete(make_config, easy_csv)
     {"global_batch_size": 20, "micro_batch_tokens": 90, "class_weights": "balanced",
      "label_smoothing_factor": 0.1}])
 def test_the_same_command_twice_gives_the_same_weights(make_config, tmp_path, settings):
+    settings = settings | {"max_steps": 10, "eval_steps": 5}
     runs = [weights(train(make_config(output_dir=str(tmp_path / name), **settings)).model_dir)
             for name in ("one", "two")]
     assert same(*runs)
