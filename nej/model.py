@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from transformers import (
     AutoConfig, AutoTokenizer, BertTokenizer, DistilBertConfig, DistilBertForSequenceClassification,
-    DistilBertModel, PreTrainedTokenizerBase,
+    DistilBertModel, PreTrainedModel, PreTrainedTokenizerBase,
 )
 
 from nej import InputError
@@ -102,6 +102,12 @@ def load_classifier(
     with _explained(name):
         return DistilBertForSequenceClassification.from_pretrained(
             name, local_files_only=not _hub_needed(name), **overrides)
+
+
+def save_model(model: PreTrainedModel, folder: Path) -> None:
+    """Write weights and config, for everyone who may read the folder: safetensors' file is not."""
+    model.save_pretrained(folder)
+    (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode)
 
 
 def freeze(model: DistilBertForSequenceClassification, frozen_layers: int | None) -> None:
@@ -189,7 +195,7 @@ def build_starter(output: Path = STARTER, *, source: Path | None = None) -> bool
                     f"starter: {files[name]} has sha256 {found}, but {expected} is the one that "
                     "nej knows; fetch it again or name another source"
                 )
-        relay_bert(load_file(files["model.safetensors"])).save_pretrained(aside)
+        save_model(relay_bert(load_file(files["model.safetensors"])), aside)
         BertTokenizer(
             vocab=str(files["vocab.txt"]), do_lower_case=True, model_max_length=512,
             model_input_names=["input_ids", "attention_mask"],  # DistilBERT has no token types

@@ -38,7 +38,7 @@ from nej.dataset import cache_folder, describe, load_dataset
 from nej.device import check_processes, explained_partners, prepare_device, use_bf16
 from nej.files import CONFIG_FILE, TRACE, explained_writes, flush, write_csv, write_json
 from nej.metrics import best_validation, validation_metrics
-from nej.model import freeze, load_classifier, load_tokenizer
+from nej.model import freeze, load_classifier, load_tokenizer, save_model
 from nej.optimizer import muon_for
 from nej.packing import pack, take_packed
 
@@ -381,7 +381,7 @@ def _write_model_dir(trainer: PaperTrainer, tokenizer: PreTrainedTokenizerBase, 
                      result: TrainingResult, finish: Callable | None) -> None:
     """Fill the work folder with a complete model and give it its name."""
     write_json(work_dir / CONFIG_FILE, dataclasses.asdict(trainer.config))
-    trainer.model.save_pretrained(work_dir)
+    save_model(trainer.model, work_dir)
     tokenizer.save_pretrained(work_dir)
     # without times, so that the same run writes the same file; manifest.json has them
     trainer.state.log_history = [

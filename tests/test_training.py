@@ -72,6 +72,7 @@ def test_a_run_learns_and_its_model_directory_is_complete(make_config, easy_csv)
         "predictions.csv", "headline.json", "steps.csv", "validations.csv", "manifest.json",
         "README.md"}
     assert not Path(f"{result.model_dir}.partial").exists()
+    assert len({path.stat().st_mode for path in result.model_dir.iterdir()}) == 1
     model = AutoModelForSequenceClassification.from_pretrained(result.model_dir)
     assert list(model.config.id2label.values()) == sorted(model.config.label2id)
     assert AutoTokenizer.from_pretrained(result.model_dir).is_fast
