@@ -125,6 +125,19 @@ def test_a_stopped_run_goes_on_to_the_same_weights(make_config, tmp_path, step, 
     assert validations(whole.model_dir) == validations(ended.model_dir)
 
 
+def test_a_second_signal_stops_at_once(make_config):
+    class Twice(StopAt):
+        def on_pre_optimizer_step(self, args, state, control, **kwargs):
+            if state.global_step == 3:
+                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)
+    config = make_config()
+    with pytest.raises(KeyboardInterrupt):
+        train(config, callbacks=[Twice(99)])
+    assert not Path(f"{config.output_dir}.lock").exists()
+    assert train(config).steps == 30
+
+
 def test_a_stop_in_a_step_that_validates_loses_no_validation(make_config, tmp_path):
     settings = {"learning_rate": 0.02, "eval_steps": 2, "max_steps": 6}
     whole = train(make_config(output_dir=str(tmp_path / "whole"), **settings))
