@@ -396,6 +396,16 @@ def test_a_disk_that_cannot_be_written_is_explained(make_config, tmp_path):
         train(make_config(output_dir=str(tmp_path / "file" / "model")))
 
 
+def test_a_folder_of_another_user_is_explained(make_config, monkeypatch):
+    """As it is for a folder that this user may not write; tests may run as root, who may."""
+    def denied(*arguments, **kwargs):
+        raise PermissionError(errno.EACCES, "Permission denied")
+    monkeypatch.setattr("nej.checkpoints.FileLock.acquire", denied)
+    with pytest.raises(InputError, match="cannot write .*: Permission denied; .*another place"):
+        train(make_config())
+    assert list(Path(make_config().output_dir).parent.iterdir()) == []
+
+
 def test_max_length_over_the_models_is_explained(make_config):
     with pytest.raises(InputError, match="max_length is 65, but .* at most 64"):
         train(make_config(max_length=65))
