@@ -98,10 +98,10 @@ def unfinished_run(config: Config) -> UnfinishedRun:
         changes = _changes(before["settings"], _settings(config))
         run = UnfinishedRun(work_dir, before["id"], changes=[*before["changes"], *changes])
     except (OSError, ValueError, KeyError, TypeError):
-        run, changes = new, [f"no {RECORD.name} in it"]
+        changes = [f"no {RECORD.name} in it"]
     else:
-        if not changes or config.allow_changes or (
-                _more_steps(before["settings"], config, changes)):
+        safe = not config.overwrite_output_dir and _more_steps(before["settings"], config, changes)
+        if not changes or config.allow_changes or safe:
             run.checkpoint = newest_intact(work_dir / "checkpoints")
             logger.info("going on from %s%s", run.checkpoint or "the beginning: no checkpoint yet",
                         f" with changes: {', '.join(changes)}" if changes else "")

@@ -331,6 +331,13 @@ def test_more_epochs_are_safe_and_other_changes_have_to_be_allowed(make_config, 
                               "learning_rate: 0.001 there, 0.5 here"]
 
 
+def test_more_epochs_begin_anew_where_the_unfinished_run_is_to_be_replaced(make_config):
+    config = make_config(overwrite_output_dir=True)
+    train(config, callbacks=[StopAt(9)])
+    result = train(replace(config, num_train_epochs=3.0))
+    assert not result.resumed and not result.changes and result.steps == 45
+
+
 def test_a_checkpoint_with_other_classes_is_refused_also_if_changes_are_allowed(make_config):
     config = make_config()
     train(config, callbacks=[StopAt(3)])
