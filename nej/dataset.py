@@ -25,7 +25,7 @@ from nej.splits import SPLITS, assign, assign_by_date
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2  # raise it when the same papers and settings would give another data set
+FORMAT = 3  # raise it when the same papers and settings would give another data set
 SETTINGS = (
     "text_fields", "label_column", "categories", "min_papers", "top_k", "other_categories",
     "max_bad_rows", "near_duplicate_threshold", "validation_fraction", "test_fraction",
@@ -37,8 +37,9 @@ def load_dataset(config: Config, tokenizer: PreTrainedTokenizerBase, *,
                  papers: CleanPapers | None = None) -> datasets.DatasetDict:
     """Return train, validation and test, tokenized; made now or taken from the cache.
 
-    Columns: id, text (string), label (ClassLabel, ids in the order of the sorted names, 'Other'
-    last), input_ids (int32, at most max_length), length (int32, tokens), truncated (bool).
+    Columns: id, title, text (string), label (ClassLabel, ids in the order of the sorted names,
+    'Other' last), category_code (ClassLabel), published (date32, may be null), input_ids (int32, at
+    most max_length), length (int32, tokens), truncated (bool).
 
     The cache is keyed by the CSV's bytes, the settings and the tokenizer, so that it serves
     whatever folder nej is started from.
@@ -58,12 +59,13 @@ def load_dataset(config: Config, tokenizer: PreTrainedTokenizerBase, *,
             scratch = stack.enter_context(_scratch())
             dataset = dataset.map(
                 tokenize, batched=True, desc="Tokenize", load_from_cache_file=False,
-                remove_columns=["title", "summary"],
+                remove_columns=["summary"],
                 fn_kwargs={"tokenizer": tokenizer, "text_fields": config.text_fields,
                            "max_length": config.max_length},
                 features=datasets.Features({
-                    "id": datasets.Value("string"), "text": datasets.Value("string"),
-                    "label": dataset["train"].features["label"],
+                    **{name: dataset["train"].features[name]
+                       for name in ("id", "title", "label", "category_code", "published")},
+                    "text": datasets.Value("string"),
                     "input_ids": datasets.List(datasets.Value("int32")),
                     "length": datasets.Value("int32"), "truncated": datasets.Value("bool")}),
                 cache_file_names={name: str(scratch / f"{name}.arrow") for name in SPLITS})
@@ -137,20 +139,27 @@ def split_papers(papers: CleanPapers, config: Config) -> datasets.DatasetDict:
     """Label and split the papers.
 
     Returns:
-        train, validation and test with id, title, summary and label: rows of the papers' files,
-        which are read where needed and not copied.
+        train, validation and test with id, title, summary, label, category_code and published:
+        rows of the papers' files, which are read where needed and not copied.
 
     Raises:
         InputError: categories that do not exist, too few papers to split.
     """
     names, labels, split = label_and_split(papers, config)
-    row_labels = np.full(len(papers.kept), -1)
-    row_labels[papers.kept] = labels
+    codes = papers.labels["category_code"]
+    columns = {"label": np.full(len(papers.kept), -1), "category_code": np.full(
+        len(papers.kept), -1), "published": np.full(len(papers.kept), "NaT", "datetime64[D]")}
+    for name, values in (("label", labels), ("category_code", codes.indices.to_numpy()),
+                         ("published", papers.published)):
+        columns[name][papers.kept] = values
+    known = datasets.Dataset(
+        pa.table({name: pa.array(values) for name, values in columns.items()}),
+        fingerprint="labels", info=datasets.DatasetInfo(features=datasets.Features({
+            "label": datasets.ClassLabel(names=names), "published": datasets.Value("date32"),
+            "category_code": datasets.ClassLabel(names=codes.dictionary.to_pylist())})))
     rows = datasets.concatenate_datasets([
         datasets.concatenate_datasets([datasets.Dataset.from_file(str(f)) for f in papers.files]),
-        datasets.Dataset(
-            pa.table({"label": row_labels}), fingerprint="labels", info=datasets.DatasetInfo(
-                features=datasets.Features({"label": datasets.ClassLabel(names=names)})))], axis=1)
+        known], axis=1)
     where = np.flatnonzero(papers.kept)
     return datasets.DatasetDict({
         name: datasets.Dataset(
@@ -237,7 +246,8 @@ def texts(papers: pa.RecordBatch | pa.Table, text_fields: str) -> pa.Array:
     """Return what the model reads of each paper: `text_fields` as in Config."""
     if text_fields == "summary":
         return papers["summary"]
-    return pc.binary_join_element_wise(papers["title"], papers["summary"], ". ")
+    titles = pc.if_else(pc.equal(papers["title"], ""), None, papers["title"])
+    return pc.binary_join_element_wise(titles, papers["summary"], ". ", null_handling="skip")
 
 
 def tokenize(batch: dict[str, list], *, tokenizer: PreTrainedTokenizerBase, text_fields: str,

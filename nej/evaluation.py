@@ -2,32 +2,22 @@
 
 import json
 import logging
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
-import torch
 from sklearn.metrics import log_loss
-from tqdm import tqdm
-from transformers import DistilBertForSequenceClassification
 
 from nej import InputError
 from nej.baselines import baseline_predictions
-from nej.batching import collate
-from nej.config import Config, load_config
 from nej.dataset import cache_folder, load_dataset
-from nej.device import use_bf16
-from nej.files import CONFIG_FILE, checksum, replacing, write_csv, write_json
+from nej.files import checksum, replacing, write_csv, write_json
 from nej.metrics import all_metrics, best_validation
-from nej.model import load_classifier, load_tokenizer
-from nej.packing import pack, packed_forward
+from nej.prediction import Classifier, softmax
 
 logger = logging.getLogger(__name__)
 
-BATCH_PAPERS = 32
 HEADLINE = ("accuracy", "macro_f1", "weighted_f1", "log_loss")
 
 
@@ -76,25 +66,25 @@ def evaluate(model_dir: Path, *, data_path: Path | None = None) -> EvaluationRep
     Raises:
         InputError: no model there, no data, or other data than it was trained on.
     """
-    config, names = _load_settings(model_dir, data_path)
-    tokenizer = load_tokenizer(str(model_dir))
-    dataset = load_dataset(config, tokenizer)
+    classifier = Classifier.load(model_dir)
+    config, names = classifier.config, classifier.names
+    if data_path is not None:
+        config = replace(config, data_path=str(data_path))
+    _check_data(model_dir, Path(config.data_path))
+    dataset = load_dataset(config, classifier.tokenizer)
     if dataset["test"].features["label"].names != names:
         raise InputError(f"{config.data_path}: its categories "
                          f"{dataset['test'].features['label'].names} are not the model's {names}; "
                          "name the data that the model was trained on")
-    device = "cuda" if torch.cuda.is_available() and not config.use_cpu else "cpu"
-    model = load_classifier(str(model_dir)).eval().to(device)
-    logits = {split: predict_logits(model, dataset[split], pad_token_id=tokenizer.pad_token_id,
-                                    bf16=use_bf16(config, device))
-              for split in ("validation", "test")}
+    outputs = {split: classifier.run(dataset[split]) for split in ("validation", "test")}
+    logits = {split: output.logits for split, output in outputs.items()}
     labels = {split: np.asarray(dataset[split]["label"]) for split in logits}
     temperature = fit_temperature(logits["validation"], labels["validation"])
     test = all_metrics(logits["test"].argmax(-1), labels["test"], names=names)
     test["log_loss"] = _log_loss(logits["test"], labels["test"], temperature)
     baselines = {name: all_metrics(np.asarray(predictions), labels["test"], names=names)
                  for name, predictions in
-                 baseline_predictions(dataset, cache_folder(config, tokenizer)).items()}
+                 baseline_predictions(dataset, cache_folder(config, classifier.tokenizer)).items()}
     state = json.loads((model_dir / "trainer_state.json").read_text("utf-8"))
     write_json(model_dir / "metrics.json", {
         "validation": best_validation(state["log_history"]), "test": test, "baselines": baselines})
@@ -102,7 +92,7 @@ def evaluate(model_dir: Path, *, data_path: Path | None = None) -> EvaluationRep
         name: {key: found[key] for key in HEADLINE if key in found}
         for name, found in (("test", test), *baselines.items())})
     _write_predictions(model_dir / "predictions.csv", dataset["test"]["id"][:], labels["test"],
-                       _probabilities(logits["test"], temperature), names)
+                       softmax(logits["test"], temperature), names)
     write_json(model_dir / "calibration.json", {
         "temperature": temperature, "validation_papers": len(labels["validation"]),
         "validation_log_loss": {
@@ -157,31 +147,6 @@ A DistilBERT that sorts arXiv papers into {len(parts['config']['id2label'])} cat
         aside.write_text(card, "utf-8")
 
 
-def predict_logits(model: DistilBertForSequenceClassification, papers: datasets.Dataset, *,
-                   pad_token_id: int, bf16: bool) -> np.ndarray:
-    """Return the logits of tokenized papers, float32 (papers, classes), in their order.
-
-    Papers of like length share a batch. The model computes where it is, in bfloat16 if wanted; on
-    a CPU without padding.
-    """
-    device = model.device
-    put_together, forward = collate, model
-    if device.type == "cpu":
-        put_together, forward = pack, partial(packed_forward, model)
-    order = np.argsort(-np.asarray(papers["length"]), kind="stable")
-    columns = papers.select_columns(["input_ids", "label"])
-    logits = np.empty((len(papers), model.config.num_labels), dtype=np.float32)
-    starts = range(0, len(order), BATCH_PAPERS)
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        for start in tqdm(starts, desc="Predict", disable=None):
-            rows = order[start:start + BATCH_PAPERS]
-            batch = put_together([columns[int(row)] for row in rows], pad_token_id=pad_token_id)
-            del batch["labels"]
-            output = forward(**{name: tensor.to(device) for name, tensor in batch.items()})
-            logits[rows] = output.logits.float().cpu().numpy()
-    return logits
-
-
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """Return the temperature that makes softmax(logits / temperature) fit the labels best.
 
@@ -195,12 +160,8 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def _log_loss(logits: np.ndarray, labels: np.ndarray, temperature: float) -> float:
-    return float(log_loss(labels, _probabilities(logits, temperature),
+    return float(log_loss(labels, softmax(logits, temperature),
                           labels=range(logits.shape[1])))
-
-
-def _probabilities(logits: np.ndarray, temperature: float) -> np.ndarray:
-    return torch.from_numpy(logits / temperature).double().softmax(-1).numpy()
 
 
 def _write_predictions(target: Path, ids: list[str], labels: np.ndarray, probabilities: np.ndarray,
@@ -211,19 +172,12 @@ def _write_predictions(target: Path, ids: list[str], labels: np.ndarray, probabi
         zip(ids, labels, probabilities.argmax(1), probabilities.max(1))))
 
 
-def _load_settings(model_dir: Path, data_path: Path | None) -> tuple[Config, list[str]]:
-    """Return the model's config, with the data's place mended, and its class names."""
-    if not (model_dir / "manifest.json").exists():
-        raise InputError(f"{model_dir} is not a finished model directory: no manifest.json in it; "
-                         "train one with scripts/train.py, or name another")
-    moved = [] if data_path is None else ["--data_path", str(data_path)]
-    config = load_config(model_dir / CONFIG_FILE, moved)
+def _check_data(model_dir: Path, data: Path) -> None:
+    """Raise InputError if the CSV is not the one that the model was trained on."""
     manifest = json.loads((model_dir / "manifest.json").read_text("utf-8"))
-    if Path(config.data_path).is_file():
-        found, trained = checksum(Path(config.data_path), "md5"), manifest["data"]["md5"]
+    if data.is_file():
+        found, trained = checksum(data, "md5"), manifest["data"]["md5"]
         if found != trained:
             raise InputError(
-                f"{config.data_path} has md5 {found}, but {model_dir} was trained on {trained}: "
-                "its test papers may be other ones; go back to that version of the data")
-    labels = json.loads((model_dir / "config.json").read_text("utf-8"))["id2label"]
-    return config, [labels[str(index)] for index in range(len(labels))]
+                f"{data} has md5 {found}, but {model_dir} was trained on {trained}: its test "
+                "papers may be other ones; go back to that version of the data")

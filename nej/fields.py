@@ -44,7 +44,7 @@ def clean_batch(batch: pa.RecordBatch) -> tuple[
     """Return the TEXTS of the good rows, id and fault of each bad row by its index, arrays of what
     is known of the good ones, and their LABELS.
     """
-    batch = pa.record_batch({name: _collapse_spaces(batch[name]) for name in batch.schema.names})
+    batch = pa.record_batch({name: collapse_spaces(batch[name]) for name in batch.schema.names})
     found = {index: (batch["id"][index].as_py(), fault) for index, fault in _faults(batch).items()}
     if found:
         good = np.delete(np.arange(len(batch)), list(found))
@@ -99,7 +99,7 @@ def split_versions(ids: pa.Array) -> tuple[pa.Array, np.ndarray]:
     return ids, np.where(has, version, 0).astype(np.int16)
 
 
-def _collapse_spaces(texts: pa.Array) -> pa.Array:
+def collapse_spaces(texts: pa.Array) -> pa.Array:
     """Trim, and make one space of each run of white space; only texts that need it are touched."""
     odd = _odd_texts(texts)
     if len(odd) == 0:

@@ -4,6 +4,8 @@
 the same way: `MacroF1().compute(predictions=..., references=...)`.
 """
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import datasets
@@ -12,6 +14,32 @@ import numpy as np
 from sklearn.metrics import (
     accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support,
 )
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """A model's calibrated probabilities for papers whose classes are known."""
+
+    ids: list[str]
+    labels: np.ndarray  # int64 (papers,)
+    probabilities: np.ndarray  # float64 (papers, classes); rows sum to 1
+    names: list[str]  # of the classes, by id
+
+    @cached_property
+    def predicted(self) -> np.ndarray:
+        """The most probable class of each paper, int64 (papers,)."""
+        return self.probabilities.argmax(1)
+
+    @cached_property
+    def confidence(self) -> np.ndarray:
+        """The probability of that class, float64 (papers,)."""
+        return self.probabilities.max(1)
+
+    @cached_property
+    def right(self) -> np.ndarray:
+        """Whether that class is the paper's, bool (papers,)."""
+        return self.predicted == self.labels
+
 
 _INFO = evaluate.MetricInfo(
     description="See the class.", citation="", inputs_description="Lists of class ids.",

@@ -50,6 +50,14 @@ def packed_forward(
     Returns:
         logits (papers, classes).
     """
+    pooled = relu(model.pre_classifier(packed_first_tokens(model, input_ids, lengths)))
+    return SequenceClassifierOutput(logits=model.classifier(model.dropout(pooled)))
+
+
+def packed_first_tokens(
+    model: DistilBertForSequenceClassification, input_ids: torch.Tensor, lengths: torch.Tensor,
+) -> torch.Tensor:
+    """Return the last layer's first token of each paper, (papers, width); see `packed_forward`."""
     sizes = lengths.tolist()
     encoder = model.distilbert
     embeddings = encoder.embeddings
@@ -61,9 +69,7 @@ def packed_forward(
     for layer in layers:
         hidden = _block(layer, hidden, hidden, sizes, sizes)
     first = hidden[lengths.cumsum(0) - lengths]
-    pooled = _block(last, first, hidden, [1] * len(sizes), sizes)
-    pooled = model.dropout(relu(model.pre_classifier(pooled)))
-    return SequenceClassifierOutput(logits=model.classifier(pooled))
+    return _block(last, first, hidden, [1] * len(sizes), sizes)
 
 
 def _block(layer: torch.nn.Module, asking: torch.Tensor, asked: torch.Tensor,

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,11 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from nej import InputError, baselines
 from nej.dataset import load_dataset
-from nej.evaluation import evaluate, fit_temperature, predict_logits, write_card
+from nej.evaluation import evaluate, fit_temperature, write_card
 from nej.figures import draw_training_statistics
 from nej.manifest import origin, write_manifest
 from nej.model import load_classifier, load_tokenizer
+from nej.prediction import Classifier
 from nej.training import train
 
 
@@ -66,7 +68,7 @@ def test_logits_come_back_in_the_papers_order(trained):
     tokenizer = load_tokenizer(str(model_dir))
     papers = load_dataset(config, tokenizer)["train"]
     model = load_classifier(str(model_dir)).eval()
-    logits = predict_logits(model, papers, pad_token_id=tokenizer.pad_token_id, bf16=True)
+    logits = replace(Classifier.load(model_dir), bf16=True).run(papers).logits
     for row in (0, 7, len(papers) - 1):
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
             alone = model(torch.tensor([papers[row]["input_ids"]])).logits[0].float()
