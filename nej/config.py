@@ -28,7 +28,8 @@ BOUNDS = {
     "validation_fraction": (0.001, 0.4), "test_fraction": (0.001, 0.4),
     "max_length": (4, math.inf), "dropout": (0, 0.9), "frozen_layers": (0, math.inf),
     "global_batch_size": (1, math.inf), "micro_batch_tokens": (1, math.inf),
-    "learning_rate": (0, 1), "max_steps": (-1, math.inf), "warmup_steps": (0, math.inf),
+    "learning_rate": (0, 1), "layer_decay": (0.1, 1),
+    "max_steps": (-1, math.inf), "warmup_steps": (0, math.inf),
     "weight_decay": (0, 1), "max_grad_norm": (0, math.inf), "label_smoothing_factor": (0, 0.9),
     "distillation_weight": (0, 1),
     "early_stopping_patience": (1, math.inf), "dataloader_num_workers": (0, 256),
@@ -101,6 +102,8 @@ class Config:
     optimizer: Literal["adamw", "muon"] = _key(
         "adamw", "'muon' trains the layers' matrices with Muon, the rest with AdamW.")
     learning_rate: float = _key(5e-5, "Peak learning rate.")
+    layer_decay: float = _key(
+        1.0, "A layer learns at so much of the rate of the layer above it.")
     num_train_epochs: float = _key(3.0, "Passes over the training papers.")
     max_steps: int = _key(-1, "Optimizer steps, in place of num_train_epochs if over 0.")
     lr_scheduler_type: Literal[

@@ -39,7 +39,7 @@ from nej.device import check_processes, explained_partners, prepare_device, use_
 from nej.files import CONFIG_FILE, TRACE, explained_writes, flush, write_csv, write_json
 from nej.metrics import best_validation, validation_metrics
 from nej.model import freeze, load_classifier, load_tokenizer, save_model
-from nej.optimizer import muon_for
+from nej.optimizer import make_optimizer
 from nej.packing import pack, take_packed
 
 logger = logging.getLogger(__name__)
@@ -232,11 +232,12 @@ class PaperTrainer(Trainer):
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """Make the optimizer that the config asks for."""
-        if self.config.optimizer == "muon" and self.optimizer is None:
-            self.optimizer = muon_for(
-                self.model, decayed=self.get_decay_parameter_names(self.model),
-                lr=self.args.learning_rate, weight_decay=self.args.weight_decay)
-        return super().create_optimizer(model)
+        if self.optimizer is None:
+            self.optimizer = make_optimizer(
+                self.model, muon=self.config.optimizer == "muon",
+                decayed=self.get_decay_parameter_names(self.model), lr=self.args.learning_rate,
+                weight_decay=self.args.weight_decay, layer_decay=self.config.layer_decay)
+        return self.optimizer
 
     def training_step(self, *args, **kwargs) -> torch.Tensor:
         """Add the micro-batch's loss to that of the step."""

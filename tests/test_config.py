@@ -23,6 +23,7 @@ IMPOSSIBLE = [
     ("dropout", -0.1), ("dropout", 0.95), ("dropout", math.nan), ("global_batch_size", 0),
     ("micro_batch_tokens", 0), ("ddp_timeout", 0), ("learning_rate", 0.0), ("learning_rate", -1e-5),
     ("learning_rate", 1.5), ("learning_rate", math.nan), ("learning_rate", math.inf),
+    ("layer_decay", 0.05), ("layer_decay", 1.1),
     ("num_train_epochs", 0.0), ("num_train_epochs", -1.0), ("num_train_epochs", math.inf),
     ("max_steps", 0), ("max_steps", -2), ("warmup_steps", -1.0), ("warmup_steps", 1.5),
     ("warmup_steps", math.inf), ("weight_decay", -0.1), ("weight_decay", 2.0),
