@@ -64,7 +64,7 @@ def add_papers(target: Path, sources: Iterable[Path]) -> Additions:
     result = Additions()
     names = _category_names(target)
     new: dict[str, tuple[int, dict[str, str]]] = {}  # paper -> version, row
-    for place, record in _records(sources):
+    for place, record in read_records(sources):
         result.rows += 1
         try:
             paper, version, row = _as_row(record, names)
@@ -179,7 +179,7 @@ def _text(value: Any) -> str:
     return "" if value is None else " ".join(str(value).split())
 
 
-def _records(sources: Iterable[Path]) -> Iterator[tuple[str, dict[str, Any] | None]]:
+def read_records(sources: Iterable[Path]) -> Iterator[tuple[str, dict[str, Any] | None]]:
     """Yield each record with its place, `file:line`; one that cannot be parsed is None."""
     readers = {".csv": _csv_records, ".jsonl": _json_records, ".json": _json_records,
                ".parquet": _parquet_records}

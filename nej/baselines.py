@@ -24,12 +24,11 @@ TEACHER_COST = 0.3
 FOLDS = 5
 
 
-def baseline_predictions(dataset: datasets.DatasetDict, folder: Path) -> dict[str, list[int]]:
-    """Return each baseline's classes for the test papers; fitted once, then kept in `folder`.
+def baseline_predictions(dataset: datasets.DatasetDict, kept: Path) -> dict[str, list[int]]:
+    """Return each baseline's classes for the test papers; fitted once, then in the file `kept`.
 
     Baselines: the majority class, and TF-IDF (1-2 grams) + LinearSVC.
     """
-    kept = folder / "baselines.json"
     if kept.exists():
         return json.loads(kept.read_text("utf-8"))
     start = time.perf_counter()

@@ -1,67 +1,92 @@
-"""Judge a model directory on its test papers, beside baselines fitted on the same split."""
+"""Judge a model directory on its test papers, or on a file of papers, beside baselines."""
 
+import csv
+import hashlib
 import json
 import logging
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
-from sklearn.metrics import log_loss
 
 from nej import InputError
 from nej.baselines import baseline_predictions
+from nej.calibration import calibrate, judge_calibration
+from nej.card import write_card
 from nej.dataset import cache_folder, load_dataset
-from nej.files import checksum, replacing, write_csv, write_json
-from nej.metrics import all_metrics, best_validation
+from nej.figures import draw_model
+from nej.files import CONFIG_FILE, checksum, replacing, write_csv, write_json
+from nej.judgement import COMPARED, judge, judge_classes, lead, verdict
+from nej.labelled import read_labelled
+from nej.metrics import Predictions, best_validation
+from nej.mistakes import label_issues, mistakes, write_label_issues
 from nej.prediction import Classifier, softmax
+from nej.report import write_report
+from nej.slices import slices
 
 logger = logging.getLogger(__name__)
 
 HEADLINE = ("accuracy", "macro_f1", "weighted_f1", "log_loss")
+SAME_RUN = ("seed", "output_dir", "run_name", "reports_dir", "overwrite_output_dir",
+            "allow_changes", "do_predict", "report_to")  # may differ between seeds of one config
 
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """Metrics of a model and of the baselines on the same papers, as metrics.json has them."""
+    """What was found of a model on some papers, as metrics.json in `folder` has it."""
 
-    model_dir: Path
+    folder: Path
     test: dict[str, Any]
     baselines: dict[str, dict[str, Any]]
+    leads: dict[str, dict[str, Any]]  # over each baseline, and over another model
 
     @classmethod
-    def load(cls, model_dir: Path) -> "EvaluationReport":
+    def load(cls, folder: Path) -> "EvaluationReport":
         """Read what `evaluate` wrote.
 
         Raises:
             InputError: the model was not judged yet.
         """
         try:
-            metrics = json.loads((model_dir / "metrics.json").read_text("utf-8"))
-            return cls(model_dir, metrics["test"], metrics["baselines"])
+            metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
+            return cls(folder, metrics["test"], metrics["baselines"], metrics["leads"])
         except (OSError, KeyError):
-            raise InputError(f"{model_dir}: no test metrics there; judge the model with "
-                             f"`python scripts/evaluate.py {model_dir}`") from None
+            raise InputError(f"{folder}: no test metrics there; judge the model with "
+                             f"`python scripts/evaluate.py {folder}`") from None
 
     def table(self) -> str:
-        """Return the headline as a text table."""
-        rows = [("", "accuracy", "macro F1", "weighted F1")]
-        rows += [(name, *(f"{metrics[key]:.3f}" for key in ("accuracy", "macro_f1", "weighted_f1")))
-                 for name, metrics in [(str(self.model_dir), self.test), *self.baselines.items()]]
-        wide = max(len(row[0]) for row in rows)
-        lines = [f"{row[0]:<{wide}}  {row[1]:>8}  {row[2]:>8}  {row[3]:>11}" for row in rows]
-        return "\n".join([f"On {self.test['papers']} test papers:", *lines])
+        """Return the headline as a text table, and whether the lead is more than noise."""
+        judged = [(str(self.folder), self.test), *self.baselines.items()]
+        wide = max(len(name) for name, _ in judged)
+        lines = [f"On {self.test['papers']:,} test papers (in brackets 95 % intervals):",
+                 f"{'':{wide}}  " + "".join(f"{title:<23}" for title in (
+                     "macro F1", "accuracy", "weighted F1")).rstrip()]
+        for name, found in judged:
+            cells = [f"{found[key]:.3f} ({found['intervals'][key][0]:.3f}-"
+                     f"{found['intervals'][key][1]:.3f})"
+                     for key in ("macro_f1", "accuracy", "weighted_f1")]
+            lines.append(f"{name:<{wide}}  " + "".join(f"{cell:<23}" for cell in cells).rstrip())
+        return "\n".join([*lines, *(found["verdict"] for found in self.leads.values())])
 
 
-def evaluate(model_dir: Path, *, data_path: Path | None = None) -> EvaluationReport:
-    """Judge a model on the test papers of the data it was trained on, and write it down.
+def evaluate(model_dir: Path, *, data_path: Path | None = None, papers_path: Path | None = None,
+             against: Path | None = None) -> EvaluationReport:
+    """Judge a model and write down what was found.
 
-    Writes metrics.json, the figures that matter most of it as headline.json, calibration.json,
-    predictions.csv (of the test papers) and the model card README.md into the directory.
+    Writes into the model directory metrics.json, of it headline.json, calibration.json,
+    predictions.csv, embeddings.npy, mistakes.json, label_issues.csv, figures/, report.md,
+    report.html and the model card README.md. For papers that are given, all but the card go to
+    reports/<model>-on-<file>.
 
     Args:
         model_dir: what `train` made.
         data_path: the CSV, where it is not at the place that the model's config names.
+        papers_path: judge on the papers of this CSV, JSON Lines or Parquet file instead, except
+            those that the model was trained or chosen on.
+        against: another model directory, judged on the same papers, to compare with.
 
     Raises:
         InputError: no model there, no data, or other data than it was trained on.
@@ -76,100 +101,146 @@ def evaluate(model_dir: Path, *, data_path: Path | None = None) -> EvaluationRep
         raise InputError(f"{config.data_path}: its categories "
                          f"{dataset['test'].features['label'].names} are not the model's {names}; "
                          "name the data that the model was trained on")
-    outputs = {split: classifier.run(dataset[split]) for split in ("validation", "test")}
-    logits = {split: output.logits for split, output in outputs.items()}
-    labels = {split: np.asarray(dataset[split]["label"]) for split in logits}
-    temperature = fit_temperature(logits["validation"], labels["validation"])
-    test = all_metrics(logits["test"].argmax(-1), labels["test"], names=names)
-    test["log_loss"] = _log_loss(logits["test"], labels["test"], temperature)
-    baselines = {name: all_metrics(np.asarray(predictions), labels["test"], names=names)
-                 for name, predictions in
-                 baseline_predictions(dataset, cache_folder(config, classifier.tokenizer)).items()}
-    state = json.loads((model_dir / "trainer_state.json").read_text("utf-8"))
-    write_json(model_dir / "metrics.json", {
-        "validation": best_validation(state["log_history"]), "test": test, "baselines": baselines})
-    write_json(model_dir / "headline.json", {
+    folder, kept = model_dir, cache_folder(config, classifier.tokenizer) / "baselines.json"
+    columns: dict[str, list] = {}
+    if papers_path is not None:
+        seen = {*dataset["train"]["id"], *dataset["validation"]["id"]}
+        dataset["test"], columns = read_labelled(papers_path, classifier, seen=seen)
+        folder = Path(config.reports_dir) / f"{model_dir.name}-on-{papers_path.stem}"
+        digest = hashlib.sha256("\n".join(dataset["test"]["id"]).encode()).hexdigest()[:16]
+        kept = kept.with_name(f"baselines-{digest}.json")
+    test = dataset["test"]
+    labels = {split: np.asarray(dataset[split]["label"]) for split in ("validation", "test")}
+    validation = classifier.run(dataset["validation"], description="Predict validation")
+    outputs = classifier.run(test, description="Predict test")
+    calibration = calibrate(validation.logits, labels["validation"], names)
+    raw, predictions = (
+        Predictions(test["id"][:], labels["test"], softmax(outputs.logits, temperature), names)
+        for temperature in (1.0, calibration["temperature"]))
+    others = {name: np.asarray(classes)
+              for name, classes in baseline_predictions(dataset, kept).items()}
+    baselines = {name: judge_classes(classes, labels["test"], names=names)
+                 for name, classes in others.items()}
+    if against is not None:
+        others[str(against)] = _predicted_by(against, predictions)
+    suspects = label_issues(predictions)
+    metrics = {
+        "validation": best_validation(json.loads(
+            (model_dir / "trainer_state.json").read_text("utf-8"))["log_history"]),
+        "test": judge(predictions), "baselines": baselines,
+        "leads": {name: _lead(predictions, classes, model_dir, name)
+                  for name, classes in others.items()},
+        "slices": slices({name: test[name][:] for name in ("text", "truncated", "published")} | {
+            "category_code": _codes(test)} | columns, predictions),
+        "label_issues": {"papers": len(suspects.issues), "wrong_share": suspects.wrong_share,
+                         "pairs": [asdict(pair) for pair in suspects.pairs]}}
+    if "all_categories" in columns:
+        metrics["cross_lists"] = _agreement(predictions, columns["all_categories"])
+    if papers_path is None:
+        metrics["seeds"] = seeds(model_dir, metrics["test"])
+    calibration["test"] = judge_calibration(calibration, raw, predictions)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "mistakes.json", mistakes(classifier, test, predictions))
+    write_label_issues(folder / "label_issues.csv", suspects,
+                       titles=dict(zip(test["id"], test["title"])))
+    with replacing(folder / "embeddings.npy") as aside, open(aside, "wb") as handle:
+        np.save(handle, outputs.embeddings.astype(np.float16))
+    _write_predictions(folder / "predictions.csv", predictions)
+    write_json(folder / "calibration.json", calibration)
+    write_json(folder / "metrics.json", metrics)
+    write_json(folder / "headline.json", {
         name: {key: found[key] for key in HEADLINE if key in found}
-        for name, found in (("test", test), *baselines.items())})
-    _write_predictions(model_dir / "predictions.csv", dataset["test"]["id"][:], labels["test"],
-                       softmax(logits["test"], temperature), names)
-    write_json(model_dir / "calibration.json", {
-        "temperature": temperature, "validation_papers": len(labels["validation"]),
-        "validation_log_loss": {
-            "before": _log_loss(logits["validation"], labels["validation"], 1.0),
-            "after": _log_loss(logits["validation"], labels["validation"], temperature)}})
-    write_card(model_dir)
-    return EvaluationReport(model_dir, test, baselines)
+        for name, found in (("test", metrics["test"]), *baselines.items())})
+    if papers_path is None:
+        write_card(model_dir)
+    draw_model(model_dir, folder / "figures")
+    write_report(folder, model_dir)
+    return EvaluationReport.load(folder)
 
 
-def write_card(model_dir: Path) -> None:
-    """Write the model card README.md from the files in the model directory."""
-    parts = {name: json.loads((model_dir / f"{name}.json").read_text("utf-8"))
-             for name in ("training_config", "manifest", "metrics", "config")}
-    config, manifest, metrics = (parts[n] for n in ("training_config", "manifest", "metrics"))
-    rows = [("validation papers", metrics["validation"])]
-    if "test" in metrics:
-        rows.append(("**test papers**", metrics["test"]))
-        rows += [(f"test papers, {name}", found) for name, found in metrics["baselines"].items()]
-    table = "\n".join(f"| {name} | {found['accuracy']:.3f} | {found['macro_f1']:.3f} |"
-                      for name, found in rows)
-    classes = ", ".join(parts["config"]["id2label"].values())
-    papers = manifest["papers"]
-    chosen = ("the hash of their id" if config["test_from"] is None else
-              f"their date of publication, from {config['test_from']} on")
-    since = " since the run was last resumed" if manifest["resumed"] else ""
-    card = f"""---
-library_name: transformers
-pipeline_tag: text-classification
-base_model: {config['model_name_or_path']}
----
-# {Path(config['output_dir']).name}
+def seeds(model_dir: Path, test: dict[str, Any]) -> dict[str, Any] | None:
+    """Return mean and standard deviation over the judged runs beside `model_dir` that differ from
+    it in the seed only; None if there is no other.
 
-A DistilBERT that sorts arXiv papers into {len(parts['config']['id2label'])} categories by their
-{config['text_fields'].replace('+', ' and ')}: {classes}.
-
-| measured on | accuracy | macro F1 |
-|---|---|---|
-{table}
-
-- Made from `{config['model_name_or_path']}` with {papers['train']:,} papers of
-  `{config['data_path']}` (md5 {manifest['data']['md5']}), {manifest['steps']:,} optimizer steps,
-  {manifest['training_seconds'] / 60:.1f} minutes on {manifest['device']}{since}.
-- It reads the first {config['max_length']} tokens. Test papers: {papers['test']:,}, chosen by
-  {chosen}.
-- All settings are in `training_config.json`; what made the model is in `manifest.json`. To make it
-  again: check out the commit named there, then
-  `python scripts/train.py --config training_config.json`.
-- Categories overlap (a paper of cs.LG may as well be one of stat.ML), and a paper of a category
-  that is not listed gets one that is.
-"""
-    with replacing(model_dir / "README.md") as aside:
-        aside.write_text(card, "utf-8")
-
-
-def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Return the temperature that makes softmax(logits / temperature) fit the labels best.
-
-    It minimizes the log loss (Guo et al., 2017, On Calibration of Modern Neural Networks).
-    Where the labels are too few to say, it stays between 0.1 and 10.
+    Args:
+        test: the metrics of this model.
     """
-    from scipy.optimize import minimize_scalar
-    found = minimize_scalar(lambda log_t: _log_loss(logits, labels, float(np.exp(log_t))),
-                            bounds=(np.log(0.1), np.log(10)), method="bounded")
-    return float(np.exp(found.x))
+    def settings(folder: Path) -> tuple[dict, str, int]:
+        config = json.loads((folder / CONFIG_FILE).read_text("utf-8"))
+        md5 = json.loads((folder / "manifest.json").read_text("utf-8"))["data"]["md5"]
+        seed = config["seed"]
+        return {key: value for key, value in config.items() if key not in SAME_RUN}, md5, seed
+    *wanted, seed = settings(model_dir)
+    runs = {model_dir.name: {"seed": seed} | {key: test[key] for key in COMPARED}}
+    for file in sorted(model_dir.parent.glob("*/metrics.json")):
+        try:
+            *found, seed = settings(file.parent)
+            other = json.loads(file.read_text("utf-8"))["test"]
+        except (OSError, KeyError, ValueError):
+            continue  # unfinished, not judged, or no model
+        if found == wanted and seed not in [run["seed"] for run in runs.values()]:
+            runs[file.parent.name] = {"seed": seed} | {key: other[key] for key in COMPARED}
+    if len(runs) < 2:
+        return None
+    values = {key: np.array([run[key] for run in runs.values()]) for key in COMPARED}
+    return {"runs": runs, "mean": {key: float(v.mean()) for key, v in values.items()},
+            "standard_deviation": {key: float(v.std(ddof=1)) for key, v in values.items()}}
 
 
-def _log_loss(logits: np.ndarray, labels: np.ndarray, temperature: float) -> float:
-    return float(log_loss(labels, softmax(logits, temperature),
-                          labels=range(logits.shape[1])))
+def _lead(predictions: Predictions, other: np.ndarray, model_dir: Path, name: str
+          ) -> dict[str, Any]:
+    found: dict[str, Any] = lead(predictions.predicted, other, predictions.labels,
+                                 num_classes=len(predictions.names))
+    return found | {"verdict": verdict(model_dir.name, name, found)}
 
 
-def _write_predictions(target: Path, ids: list[str], labels: np.ndarray, probabilities: np.ndarray,
-                       names: list[str]) -> None:
-    """Write each paper's class, the one that it was given, and the probability of that."""
-    write_csv(target, ("id", "actual", "predicted", "probability"), (
-        (paper, names[label], names[given], f"{share:.4f}") for paper, label, given, share in
-        zip(ids, labels, probabilities.argmax(1), probabilities.max(1))))
+def _predicted_by(other: Path, predictions: Predictions) -> np.ndarray:
+    """Return the classes that another model directory's predictions.csv has, int64 (papers,).
+
+    Raises:
+        InputError: it was not judged, or not on these papers.
+    """
+    try:
+        with open(other / "predictions.csv", encoding="utf-8", newline="") as file:
+            classes = {row["id"]: row["predicted"] for row in csv.DictReader(file)}
+    except OSError:
+        raise InputError(f"{other}: no predictions.csv there; judge that model first, with "
+                         f"`python scripts/evaluate.py {other}`") from None
+    common = len(classes.keys() & set(predictions.ids))
+    if not common == len(classes) == len(predictions.ids):
+        raise InputError(f"{other} was judged on other papers: of its {len(classes):,}, {common:,} "
+                         f"are among these {len(predictions.ids):,}; judge both on the same")
+    try:
+        return np.array([predictions.names.index(classes[paper]) for paper in predictions.ids])
+    except ValueError as error:
+        raise InputError(f"{other} knows other classes: {error}") from None
+
+
+def _agreement(predictions: Predictions, categories: Sequence[list[str]]) -> dict[str, Any]:
+    """Return how many wrong answers name a category that the paper has as well."""
+    wrong = np.flatnonzero(~predictions.right)
+    listed = sum(predictions.names[predictions.predicted[row]] in categories[row] for row in wrong)
+    return {"papers": len(predictions.labels), "wrong": len(wrong), "wrong_but_listed": listed,
+            "accuracy": float(predictions.right.mean()),
+            "accuracy_any_listed": float((predictions.right.sum() + listed) / len(categories))}
+
+
+def _codes(papers: datasets.Dataset) -> list[str]:
+    names = papers.features["category_code"].names
+    return [names[code] for code in papers["category_code"]]
+
+
+def _write_predictions(target: Path, predictions: Predictions) -> None:
+    """Write each paper's class, the one that it was given, and the probability and rank of both."""
+    own = predictions.probabilities[np.arange(len(predictions.labels)), predictions.labels]
+    ranks = 1 + (predictions.probabilities > own[:, None]).sum(1)
+    names = predictions.names
+    write_csv(
+        target, ("id", "actual", "predicted", "probability", "actual_probability", "actual_rank"),
+        ((paper, names[label], names[given], f"{share:.6f}", f"{actual:.6f}", rank)
+         for paper, label, given, share, actual, rank in zip(
+             predictions.ids, predictions.labels, predictions.predicted, predictions.confidence,
+             own, ranks)))
 
 
 def _check_data(model_dir: Path, data: Path) -> None:

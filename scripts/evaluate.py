@@ -1,8 +1,12 @@
 """Judge a model directory on its test papers, beside the baselines.
 
     python scripts/evaluate.py models/starter-top5
-    python scripts/evaluate.py models/starter-top5 --data_path elsewhere/arxiv.csv
+    python scripts/evaluate.py models/starter-top5 --against models/quickstart
+    python scripts/evaluate.py models/starter-top5 --papers new_papers.jsonl
     python scripts/evaluate.py models/starter-top5 --show
+
+What is written lies in the model directory, or for --papers in reports/; report.html is the page
+to begin with.
 """
 
 import argparse
@@ -16,18 +20,22 @@ def main(arguments: list[str]) -> int:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="a model directory")
     parser.add_argument("--data_path", type=Path, help="the CSV, if it is elsewhere now")
+    parser.add_argument("--papers", type=Path, metavar="FILE",
+                        help="judge on the papers of a CSV, JSON Lines or Parquet file instead")
+    parser.add_argument("--against", type=Path, metavar="MODEL",
+                        help="a model directory, judged on the same papers, to compare with")
     parser.add_argument("--show", action="store_true",
                         help="only show what was found the last time")
     options = parser.parse_args(arguments)
     if options.show:
         from nej.evaluation import EvaluationReport
         print(EvaluationReport.load(options.model).table())
-        print(f"model: {options.model}")
+        print(f"report: {options.model}/report.html")
         return 0
     from nej.evaluation import evaluate
-    print(evaluate(options.model, data_path=options.data_path).table())
-    print(f"written: {options.model}/metrics.json, headline.json, calibration.json, "
-          "predictions.csv, README.md")
+    report = evaluate(options.model, data_path=options.data_path, papers_path=options.papers,
+                      against=options.against)
+    print(f"{report.table()}\nreport: {report.folder}/report.html")
     return 0
 
 

@@ -25,7 +25,8 @@ def main(arguments: list[str]) -> int:
     # only now what takes seconds to import
     from accelerate import PartialState
 
-    from nej.evaluation import evaluate, write_card
+    from nej.card import write_card
+    from nej.evaluation import evaluate
     from nej.figures import draw_model
     from nej.manifest import origin, write_manifest
     from nej.training import train

@@ -1,6 +1,7 @@
 """A model is judged on its test papers, beside baselines, from its directory alone."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -8,15 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from sklearn.metrics import accuracy_score, f1_score
 
 from nej import InputError, baselines
 from nej.dataset import load_dataset
-from nej.evaluation import evaluate, fit_temperature, write_card
+from nej.card import write_card
+from nej.evaluation import evaluate
 from nej.figures import draw_training_statistics
 from nej.manifest import origin, write_manifest
 from nej.model import load_classifier, load_tokenizer
 from nej.prediction import Classifier
+from nej.report import write_report
 from nej.training import train
 
 
@@ -77,21 +81,104 @@ def test_logits_come_back_in_the_papers_order(trained):
 
 def test_the_card_tells_what_was_measured(trained):
     config, model_dir = trained
-    before = (model_dir / "README.md").read_text("utf-8")
-    assert "validation papers" in before and "test papers" not in before.split("\n|")[0]
+    before = ModelCard.load(model_dir / "README.md")
+    assert "not judged on test papers yet" in before.text and before.data.eval_results is None
     report = evaluate(model_dir)
-    card = (model_dir / "README.md").read_text("utf-8")
-    assert f"| **test papers** | {report.test['accuracy']:.3f} |" in card
-    assert config.model_name_or_path in card and "LinearSVC" in card
+    card = ModelCard.load(model_dir / "README.md")
+    assert f"| **this model** | {report.test['macro_f1']:.3f} (" in card.text
+    assert config.model_name_or_path in card.text and "LinearSVC" in card.text
+    assert {one.metric_name: one.metric_value for one in card.data.eval_results} == {
+        key: round(report.test[key], 4) for key in ("accuracy", "macro_f1")}
 
 
-def test_temperature_mends_logits_that_are_too_sure():
-    random = np.random.default_rng(0)
-    logits = random.normal(size=(4000, 3)).astype(np.float32)
-    chances = torch.from_numpy(logits).softmax(-1).numpy()
-    labels = np.array([random.choice(3, p=p / p.sum()) for p in chances.astype(float)])
-    assert fit_temperature(logits, labels) == pytest.approx(1, abs=0.1)
-    assert fit_temperature(4 * logits, labels) == pytest.approx(4, abs=0.4)
+def test_the_report_needs_no_other_file(trained):
+    _, model_dir = trained
+    report = evaluate(model_dir)
+    page = (model_dir / "report.html").read_text("utf-8")
+    assert report.leads["TF-IDF + LinearSVC"]["verdict"] in page
+    assert 'src="data:image/png;base64,' in page and 'src="figures/' not in page
+    assert "http" not in re.sub(r'href="https://arxiv.org/[^"]*"', "", page)
+    for name in report.test["per_class"]:
+        assert f"<td>{name}</td>" in page
+    text = (model_dir / "report.md").read_text("utf-8")
+    for picture in re.findall(r"\(figures/(\w+\.png)\)", text):
+        assert (model_dir / "figures" / picture).is_file()
+    assert "## Labels that are probably wrong" in text and "Matthews correlation" in text
+
+
+def test_a_title_cannot_put_anything_into_the_page(trained):
+    _, model_dir = trained
+    evaluate(model_dir)
+    found = json.loads((model_dir / "mistakes.json").read_text("utf-8"))
+    found[0] |= {"title": "<script>alert(1)</script> | ![x](http://evil) $\\LaTeX$",
+                 "summary": "</p><img src=x onerror=alert(2)> [a](javascript:alert(3)) `b`"}
+    (model_dir / "mistakes.json").write_text(json.dumps(found), "utf-8")
+    write_report(model_dir, model_dir)
+    page = (model_dir / "report.html").read_text("utf-8")
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; | ![x](http://evil) $\\LaTeX$" in page
+    assert "<script" not in page and "<img src=x" not in page and 'href="javascript' not in page
+
+
+def test_classes_that_accuracy_hides_are_named(trained):
+    _, model_dir = trained
+    evaluate(model_dir)
+    metrics = json.loads((model_dir / "metrics.json").read_text("utf-8"))
+    name, found = next(iter(metrics["test"]["per_class"].items()))
+    found["f1"] = 0.1
+    (model_dir / "metrics.json").write_text(json.dumps(metrics), "utf-8")
+    write_report(model_dir, model_dir)
+    text = (model_dir / "report.md").read_text("utf-8")
+    assert "Accuracy hides" in text and f"papers: {name}" in text.replace("\n", " ")
+
+
+def test_runs_that_differ_in_the_seed_are_put_together(trained):
+    config, model_dir = trained
+    evaluate(model_dir)
+    second = model_dir.with_name("second")
+    shutil.copytree(model_dir, second)
+    values = json.loads((second / "training_config.json").read_text("utf-8"))
+    (second / "training_config.json").write_text(json.dumps(values | {"seed": 7}), "utf-8")
+    other = model_dir.with_name("other")
+    shutil.copytree(second, other)
+    (other / "training_config.json").write_text(
+        json.dumps(values | {"seed": 8, "learning_rate": 0.5}), "utf-8")
+    evaluate(model_dir)
+    seeds = json.loads((model_dir / "metrics.json").read_text("utf-8"))["seeds"]
+    assert {name: run["seed"] for name, run in seeds["runs"].items()} == {
+        model_dir.name: config.seed, "second": 7}
+    assert seeds["standard_deviation"]["accuracy"] == 0
+
+
+def test_another_model_is_compared_on_the_same_papers(trained, tmp_path):
+    _, model_dir = trained
+    evaluate(model_dir)
+    other = tmp_path / "other"
+    shutil.copytree(model_dir, other)
+    report = evaluate(model_dir, against=other)
+    assert report.leads[str(other)]["accuracy"] == {"difference": 0.0, "interval": [0.0, 0.0]}
+    assert "not told apart" in report.leads[str(other)]["verdict"] and "not told" in report.table()
+    lines = (other / "predictions.csv").read_text("utf-8").splitlines(keepends=True)
+    (other / "predictions.csv").write_text("".join(lines[:-3]), "utf-8")
+    with pytest.raises(InputError, match="judged on other papers"):
+        evaluate(model_dir, against=other)
+    with pytest.raises(InputError, match="judge that model first"):
+        evaluate(model_dir, against=tmp_path)
+
+
+def test_a_file_is_judged_aside(trained, tmp_path):
+    config, model_dir = trained
+    evaluate(model_dir)
+    before = {file: file.read_bytes() for file in model_dir.rglob("*") if file.is_file()}
+    names = load_classifier(str(model_dir)).config.id2label
+    rows = [{"id": f"2503.{number:05}", "title": "A title", "summary": f"Some words {number}.",
+             "categories": [names[number % 3], names[(number + 1) % 3]]} for number in range(1, 31)]
+    file = tmp_path / "feed.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    report = evaluate(model_dir, papers_path=file)
+    assert report.folder == Path(config.reports_dir) / "model-on-feed"
+    assert report.test["papers"] == 30 and (report.folder / "report.html").is_file()
+    assert "is cross-listed" in (report.folder / "report.md").read_text("utf-8")
+    assert {file: file.read_bytes() for file in before} == before
 
 
 def test_a_folder_that_is_no_model_is_explained(tmp_path):

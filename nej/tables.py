@@ -1,0 +1,22 @@
+"""Tables in Markdown."""
+
+from collections.abc import Iterable, Sequence
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table; all columns but the first are aligned to the right."""
+    rule = ["---", *["--:"] * (len(header) - 1)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows))
+
+
+def interval_text(bounds: Sequence[float], digits: int = 3) -> str:
+    """Return an interval, `0.817-0.834` for one; `no papers` for None."""
+    return "no papers" if bounds is None else f"{bounds[0]:.{digits}f}-{bounds[1]:.{digits}f}"
+
+
+def escaped(text: str) -> str:
+    """Return text from a paper so that Markdown shows it as it is, on one line."""
+    text = " ".join(text.split())
+    for sign in "\\`*_{}[]<>()#+-!|~$&":
+        text = text.replace(sign, "\\" + sign)
+    return text

@@ -1,0 +1,87 @@
+"""A model's figures with their intervals, and what is said of its lead."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import (
+    accuracy_score, f1_score, log_loss, matthews_corrcoef, top_k_accuracy_score,
+)
+
+from nej.judgement import COMPARED, judge, lead, verdict
+from nej.metrics import Predictions
+
+NAMES = ["a", "b", "c", "d"]
+
+
+@pytest.fixture
+def predictions() -> Predictions:
+    """Return predictions for 400 papers of four classes, two thirds right."""
+    random = np.random.default_rng(0)
+    labels = random.choice(4, 400, p=[0.4, 0.3, 0.2, 0.1])
+    logits = random.normal(size=(400, 4)) + 1.8 * np.eye(4)[labels]
+    chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    return Predictions([str(i) for i in range(400)], labels, chances, NAMES)
+
+
+def test_each_figure_is_scikit_learns_and_lies_in_its_interval(predictions):
+    found = judge(predictions)
+    labels, chances = predictions.labels, predictions.probabilities
+    expected = {
+        "accuracy": accuracy_score(labels, predictions.predicted),
+        "macro_f1": f1_score(labels, predictions.predicted, average="macro"),
+        "weighted_f1": f1_score(labels, predictions.predicted, average="weighted"),
+        "matthews_correlation": matthews_corrcoef(labels, predictions.predicted),
+        "top_2_accuracy": top_k_accuracy_score(labels, chances, k=2),
+        "top_3_accuracy": top_k_accuracy_score(labels, chances, k=3),
+        "log_loss": log_loss(labels, chances)}
+    assert set(found["intervals"]) == set(expected)
+    for key, value in expected.items():
+        low, high = found["intervals"][key]
+        assert found[key] == pytest.approx(value)
+        assert low < found[key] < high
+        assert high - low < 0.2
+    for one in found["per_class"].values():
+        for key in ("precision", "recall", "f1"):
+            assert one["intervals"][key][0] <= one[key] <= one["intervals"][key][1]
+
+
+def test_the_same_predictions_have_the_same_intervals(predictions):
+    assert judge(predictions) == judge(predictions)
+
+
+def test_two_classes_have_no_top_2_accuracy():
+    found = judge(Predictions(["x", "y"], np.array([0, 1]), np.array([[0.9, 0.1], [0.2, 0.8]]),
+                              ["a", "b"]))
+    assert "top_2_accuracy" not in found and found["accuracy"] == 1
+
+
+def test_a_lead_over_oneself_is_nothing(predictions):
+    found = lead(predictions.predicted, predictions.predicted, predictions.labels, num_classes=4)
+    assert found == {key: {"difference": 0.0, "interval": [0.0, 0.0]} for key in COMPARED}
+    assert "not told apart from b" in verdict("a", "b", found)
+
+
+def test_pairing_makes_a_small_lead_certain(predictions):
+    """Each answer of the other is the same but for twelve that it has wrong."""
+    other = predictions.predicted.copy()
+    spoilt = np.flatnonzero(predictions.right)[:12]
+    other[spoilt] = (predictions.labels[spoilt] + 1) % 4
+    found = lead(predictions.predicted, other, predictions.labels, num_classes=4)
+    assert found["accuracy"]["difference"] == pytest.approx(12 / 400)
+    assert found["accuracy"]["interval"][0] > 0.01
+    assert judge(predictions)["intervals"]["accuracy"][0] < predictions.right.mean() - 0.03
+    back = lead(other, predictions.predicted, predictions.labels, num_classes=4)
+    assert back["accuracy"]["interval"] == pytest.approx(
+        [-bound for bound in reversed(found["accuracy"]["interval"])])
+    assert verdict("new", "old", found).startswith("new is better than old in both, beyond noise")
+    assert verdict("old", "new", back).startswith("old is worse than new in both, beyond noise")
+
+
+@pytest.mark.parametrize("accuracy, macro_f1, words", [
+    ((0.1, 0.2), (-0.1, 0.2), "better than b in accuracy; in macro F1 the difference may be noise"),
+    ((-0.1, 0.1), (-0.3, -0.2), "worse than b in macro F1; in accuracy the difference may be"),
+    ((0.1, 0.2), (-0.3, -0.2), "better than b in accuracy and worse in macro F1"),
+])
+def test_the_verdict_says_which_figure_is_ahead(accuracy, macro_f1, words):
+    found = {key: {"difference": sum(bounds) / 2, "interval": list(bounds)}
+             for key, bounds in (("accuracy", accuracy), ("macro_f1", macro_f1))}
+    assert words in verdict("a", "b", found)

@@ -1,0 +1,65 @@
+"""Papers of a file that a model is judged on."""
+
+import json
+from datetime import date
+
+import pytest
+
+from nej import InputError
+from nej.labelled import read_labelled
+from nej.model import load_classifier, load_tokenizer
+from nej.prediction import Classifier
+
+
+@pytest.fixture
+def classifier(make_config, tiny_model, tmp_path) -> Classifier:
+    """Return an untrained classifier of two classes that reads titles too."""
+    names = ["cs.CV", "cs.LG"]
+    return Classifier(tmp_path, make_config(text_fields="title+summary"), names,
+                      load_tokenizer(tiny_model), load_classifier(tiny_model, labels=names).eval(),
+                      bf16=False, temperature=1.0)
+
+
+def write(path, *records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
+    return path
+
+
+PAPER = {"id": "2503.00001v2", "title": "Nets", "summary": "We train\nnetworks.",
+         "categories": ["cs.LG", "cs.CV"], "published_date": "3/7/25"}
+
+
+def test_a_paper_of_a_feed_is_read_as_one_of_the_training(classifier, tmp_path):
+    papers, more = read_labelled(write(tmp_path / "new.jsonl", PAPER), classifier, seen=set())
+    paper, = papers
+    assert paper["id"] == "abs-2503.00001" and paper["label"] == 1
+    assert paper["text"] == "Nets. We train networks." and paper["published"] == date(2025, 3, 7)
+    expected = classifier.tokenizer(paper["text"], truncation=True, max_length=32)["input_ids"]
+    assert paper["input_ids"] == expected and paper["length"] == len(expected)
+    assert more == {"all_categories": [["cs.LG", "cs.CV"]], "cross_listed": [True]}
+
+
+def test_papers_that_it_was_trained_on_and_other_classes_are_left_out(classifier, tmp_path, caplog):
+    file = write(tmp_path / "new.jsonl", PAPER, PAPER | {"id": "abs-2503.00002"},
+                 PAPER | {"id": "2503.00003", "categories": ["math.ST"]},
+                 PAPER | {"id": "2503.00004", "summary": "  "}, PAPER | {"id": "17"},
+                 PAPER | {"id": "2503.00001v3", "title": "Newer"})
+    caplog.set_level("INFO", "nej")
+    papers, _ = read_labelled(file, classifier, seen={"abs-2503.00002"})
+    assert papers["id"][:] == ["abs-2503.00001"] and papers["title"][:] == ["Newer"]
+    assert "of another category: 1" in caplog.text
+    assert "of the training or validation papers: 1" in caplog.text
+    assert "without an arXiv id, a category or a summary: 2" in caplog.text
+
+
+def test_kaggles_csv_has_no_cross_lists(classifier, papers_csv):
+    papers, more = read_labelled(papers_csv, classifier, seen=set())
+    assert len(papers) > 50 and more == {}
+
+
+def test_nothing_left_is_explained(classifier, tmp_path):
+    file = write(tmp_path / "new.jsonl", PAPER | {"categories": ["math.ST"]})
+    with pytest.raises(InputError, match=r"no paper is left to judge on \(1 of another category"):
+        read_labelled(file, classifier, seen=set())
+    with pytest.raises(InputError, match="no file"):
+        read_labelled(tmp_path / "nowhere.jsonl", classifier, seen=set())
