@@ -1,0 +1,92 @@
+"""Pictures of the papers, and what all pictures share: palette, size, writing."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+from nej.files import replacing
+
+# Okabe and Ito's palette, told apart by the colour-blind
+BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
+PALETTE = (BLUE, ORANGE, GREEN, "#E69F00", "#56B4E9", "#CC79A7", "#F0E442", "#000000")
+
+
+def draw_bars(counts: dict[str, int], target: Path, *, title: str, unit: str,
+              most: int = 25) -> None:
+    """Draw the largest counts as bars, with the rest as one."""
+    names, values = list(counts)[:most], list(counts.values())[:most]
+    if len(counts) > most:
+        names.append(f"{len(counts) - most:,} others")
+        values.append(sum(list(counts.values())[most:]))
+    with picture(target, size=(8, 1.5 + 0.26 * len(names))) as (figure, axis):
+        bars = axis.barh(names, values, color=[BLUE] * min(most, len(counts)) + ["grey"])
+        axis.bar_label(bars, [f"{value:,}" for value in values], padding=3, fontsize=9)
+        axis.invert_yaxis()
+        axis.set(title=title, xlabel=unit)
+        axis.margins(x=0.12, y=0.01)
+
+
+def draw_lengths(tokens: np.ndarray, target: Path, *, max_length: int) -> None:
+    """Draw a histogram of papers by their tokens, and where max_length cuts."""
+    with picture(target, size=(8, 3.5)) as (figure, axis):
+        axis.hist(tokens, bins=60, color=BLUE)
+        axis.axvline(max_length, color=ORANGE, linestyle="--")
+        axis.annotate(f"max_length {max_length}: {np.mean(tokens > max_length):.0%} are truncated",
+                      (max_length, 0.95), xycoords=("data", "axes fraction"), color=ORANGE,
+                      xytext=(5, 0), textcoords="offset points", va="top")
+        axis.set(title=f"Tokens of a paper, sample of {len(tokens):,}", xlabel="tokens",
+                 ylabel="papers", xlim=(0, None))
+
+
+def draw_years(years: dict[int, dict[str, int]], target: Path, *, most: int = 7) -> None:
+    """Draw how many papers each year has, and the share of each class in it."""
+    with picture(target, rows=2, size=(8, 6.5)) as (figure, (top, bottom)):
+        ticks = list(years)
+        totals = np.array([sum(classes.values()) for classes in years.values()], int)
+        top.bar(ticks, totals, color=BLUE)
+        top.set(title=f"Papers by year of publication ({totals.sum():,} with a date)",
+                ylabel="papers")
+        sizes = sum((Counter(classes) for classes in years.values()), Counter())
+        names = [name for name, _ in sizes.most_common(most)]
+        floor = np.zeros(len(ticks))
+        for name, colour in zip([*names, None], [*PALETTE[:len(names)], "lightgrey"]):
+            shares = np.array([
+                sum(count for n, count in classes.items() if n == name or (
+                    name is None and n not in names)) for classes in years.values()])
+            if shares.any():
+                shares = shares / np.maximum(1, totals)
+                bottom.bar(ticks, shares, bottom=floor, color=colour, label=name or "others")
+                floor = floor + shares
+        bottom.set(title="Share of each class", xlabel="year", ylabel="share of the papers",
+                   ylim=(0, 1))
+        if ticks:
+            bottom.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+
+
+@contextmanager
+def picture(target: Path, *, size: tuple[float, float], rows: int = 1, columns: int = 1,
+            **layout: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield a figure and its axes to draw on; then write it as a PNG.
+
+    Args:
+        size: width and height in inches, of 120 pixels each.
+        layout: what else pyplot.subplots takes.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    figure, axes = pyplot.subplots(rows, columns, figsize=size, layout="constrained",
+                                   **layout)
+    try:
+        yield figure, axes
+        with replacing(target) as aside:
+            figure.savefig(aside, dpi=120, format="png")
+    finally:
+        pyplot.close(figure)
