@@ -153,7 +153,7 @@ def evaluate(model_dir: Path, *, data_path: Path | None = None, papers_path: Pat
         for name, found in (("test", metrics["test"]), *baselines.items())})
     if papers_path is None:
         write_card(model_dir)
-    draw_model(model_dir, folder / "figures")
+    draw_model(model_dir, folder / "figures", judged_in=folder)
     write_report(folder, model_dir)
     return EvaluationReport.load(folder)
 

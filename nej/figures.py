@@ -12,12 +12,15 @@ from nej.judgement_figures import (
 )
 
 
-def draw_model(model_dir: Path, folder: Path) -> list[Path]:
+def draw_model(model_dir: Path, folder: Path, *, judged_in: Path | None = None) -> list[Path]:
     """Draw into `folder` what there is to see of a model directory; return the pictures.
 
     training_statistics.png; if the model was judged, confusion_matrix.png, and of per_class.png,
     slices.png, reliability.png and coverage.png those whose figures metrics.json and
     calibration.json have.
+
+    Args:
+        judged_in: where those two are, if not in the model directory.
 
     Raises:
         InputError: no model there, or a picture cannot be written.
@@ -29,7 +32,8 @@ def draw_model(model_dir: Path, folder: Path) -> list[Path]:
         pictures.append(folder / f"{name}.png")
         draw(figures, pictures[-1], **others)
 
-    metrics = _read(model_dir / "metrics.json")
+    judged_in = judged_in or model_dir
+    metrics = _read(judged_in / "metrics.json")
     test = metrics.get("test")
     if test:
         add("confusion_matrix", draw_confusion_matrix, test)
@@ -37,7 +41,7 @@ def draw_model(model_dir: Path, folder: Path) -> list[Path]:
             add("per_class", draw_per_class, test)
         if metrics.get("slices"):
             add("slices", draw_slices, metrics["slices"], overall=test["accuracy"])
-    calibration = _read(model_dir / "calibration.json").get("test", {})
+    calibration = _read(judged_in / "calibration.json").get("test", {})
     if {"bins", "expected_calibration_error"} <= set(calibration):
         add("reliability", draw_reliability, calibration)
     if calibration.get("coverage"):
