@@ -9,6 +9,7 @@ from invoke import Exit, task
 
 CONFIG = os.environ.get("CONFIG", "configs/base.json")  # `make train CONFIG=...` sets it
 MODEL = os.environ.get("MODEL", "models/quickstart")
+OLD = os.environ.get("OLD", "models/production")
 SOURCE = os.environ.get("SOURCE", "")
 ACCEPT = os.environ.get("ACCEPT", "")
 ARGS = os.environ.get("ARGS", "")
@@ -60,8 +61,7 @@ def repro(context):
 def quickstart(context):
     """Pull the sample, then `repro`; show the results: three minutes."""
     _run("python", "scripts/evaluate.py", "models/quickstart", "--show")
-    print("data: reports/data.md\nfigures: reports/figures/training_statistics.png, "
-          "reports/figures/confusion_matrix.png")
+    print("data: reports/data.md\nfigures: reports/figures/")
 
 
 @task
@@ -83,15 +83,33 @@ def train(context, config=CONFIG, launcher=LAUNCHER, args=ARGS):
 
 
 @task
-def evaluate(context, model=MODEL):
-    """Judge MODEL=models/x on its test papers."""
-    _run("python", "scripts/evaluate.py", model)
+def evaluate(context, model=MODEL, args=ARGS):
+    """Judge MODEL=models/x on its test papers; ARGS="--papers FILE" or "--against MODEL"."""
+    _run("python", "scripts/evaluate.py", model, *split(args))
 
 
 @task
 def visualize(context, model=MODEL):
-    """Draw the curves and the confusion matrix of MODEL=models/x."""
+    """Draw the training, the judgement and the embeddings of MODEL=models/x."""
     _run("python", "scripts/visualize.py", model)
+
+
+@task
+def compare(context, old=OLD, model=MODEL):
+    """Compare MODEL=models/x with OLD=models/production on the same papers."""
+    _run("python", "scripts/compare.py", old, model)
+
+
+@task
+def test_model(context, model=MODEL):
+    """Test how MODEL=models/x behaves: odd texts, small changes, plain papers."""
+    _run("python", "scripts/test_model.py", model)
+
+
+@task
+def promote(context, model=MODEL):
+    """Let models/production be MODEL=models/x, if it is better beyond noise and behaves."""
+    _run("python", "scripts/promote.py", model)
 
 
 @task

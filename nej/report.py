@@ -14,6 +14,7 @@ from nej.mistakes import arxiv_link
 from nej.tables import escaped, interval_text, markdown_table
 
 LOW_F1 = 0.5
+LEAST_LOG_ODDS = 0.1  # a word of less changes the odds by less than a tenth
 MOST_PAIRS = 10
 PAGE = """<!doctype html>
 <html lang="en">
@@ -155,20 +156,21 @@ def _confidence(calibration: dict[str, Any]) -> list[str]:
 
 
 def _mistakes(mistakes: list[dict[str, Any]]) -> list[str]:
-    blocks = ["In bold the words that decided: without one of them, the odds of the wrong class "
-              "against the right one fall most."]
+    blocks = ["In bold the words that decided: without one of them, the log-odds of the wrong "
+              "class against the right one fall by so much."]
     for found in mistakes:
+        words = [word for word in found["words"] if word["log_odds"] >= LEAST_LOG_ODDS]
         summary = escaped(found["summary"])
-        for word in found["words"]:
+        for word in words:
             summary = re.sub(rf"(?i)(?<![\w*])({re.escape(escaped(word['word']))})(?![\w*])",
                              r"**\1**", summary)
         blocks += [
             f"### {escaped(found['title']) or 'Untitled'}",
-            f"{_linked(found['id'])}: **{found['predicted']}** with "
-            f"{found['confidence']:.1%}, labelled **{found['actual']}** (given "
-            f"{found['probability_of_actual']:.1%}). Deciding: " + ", ".join(
-                f"{escaped(word['word'])} ({word['log_odds']:+.1f})" for word in found["words"])
-            + ".", summary]
+            f"{_linked(found['id'])}: **{found['predicted']}** with {found['confidence']:.1%}, "
+            f"labelled **{found['actual']}** (given {found['probability_of_actual']:.1%}). "
+            + ("Deciding: " + ", ".join(
+                f"{escaped(word['word'])} ({word['log_odds']:+.1f})" for word in words) + "."
+               if words else "No single word decided."), summary]
     return blocks
 
 
