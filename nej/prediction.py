@@ -77,11 +77,16 @@ class Classifier:
             titles: used if the model reads titles; a paper may have an empty one.
 
         Raises:
-            InputError: a paper without a summary.
+            InputError: a paper without a summary, or half a surrogate pair in a text.
         """
         fields = {"title": titles or [""] * len(summaries), "summary": summaries}
-        fields = {name: collapse_spaces(pa.array(texts, pa.string())).to_pylist()
-                  for name, texts in fields.items()}
+        try:
+            fields = {name: collapse_spaces(pa.array(texts, pa.string())).to_pylist()
+                      for name, texts in fields.items()}
+        except UnicodeEncodeError as error:
+            raise InputError(f"{error.object[:40]!a} has {error.object[error.start]!a}, half of a "
+                             f"surrogate pair, as its character {error.start + 1}, and that is no "
+                             "text; decode the paper again") from error
         for index, summary in enumerate(fields["summary"]):
             if not summary:
                 raise InputError(f"paper {index + 1} of {len(summaries)} has an empty summary; "
