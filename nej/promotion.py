@@ -162,6 +162,7 @@ def _point(link: Path, target: Path) -> None:
     """Make or replace the link in one step; `target` is relative to the link's folder."""
     aside = link.with_name(f".{link.name}.{os.getpid()}")
     try:
+        aside.unlink(missing_ok=True)  # of a process that was killed; in a container all are alike
         aside.symlink_to(target, target_is_directory=True)
         os.replace(aside, link)
     except (OSError, NotImplementedError) as error:

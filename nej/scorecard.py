@@ -9,7 +9,7 @@ from safetensors import safe_open
 
 from nej.comparison import SAME, Change, Comparison
 from nej.lineage import own_dataset
-from nej.prediction import Classifier
+from nej.prediction import BATCH_PAPERS, Classifier
 
 Table = list[tuple[str, ...]]  # the first row is the header
 
@@ -49,7 +49,7 @@ def measure_speed(model_dirs: Sequence[Path], *, seconds: float = 10.0) -> list[
         start = time.perf_counter()
         models[index].run(some, description=f"Speed of {model_dirs[index]}")
         return time.perf_counter() - start
-    few, turns = min(64, len(papers[0])), list(range(len(models)))
+    few, turns = min(BATCH_PAPERS, len(papers[0])), list(range(len(models)))
     for index in turns:  # what is done first takes longer
         measure(index, few)
     a_turn = sum(measure(index, few) for index in turns)

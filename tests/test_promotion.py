@@ -154,6 +154,9 @@ def test_a_kill_while_the_link_is_replaced_leaves_a_whole_one(models, monkeypatc
             promotion._point(models / "production", Path("better"))
     assert os.readlink(models / "production") == "good"
     assert not [path for path in models.iterdir() if path.name.startswith(".production")]
+    (models / f".production.{os.getpid()}").symlink_to("left")  # by one that was killed outright
+    promotion._point(models / "production", Path("better"))
+    assert os.readlink(models / "production") == "better"
 
 
 def test_links_that_cannot_be_are_explained(models, make_judged, monkeypatch, tmp_path):
