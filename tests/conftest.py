@@ -75,3 +75,47 @@ def make_config(papers_csv, tiny_model, tmp_path):
     def make(**overrides) -> Config:
         return replace(base, **overrides)
     return make
+
+
+@pytest.fixture
+def make_judged(tmp_path):
+    """Return a function that writes a model directory as judging leaves it, with no real model.
+
+    Its papers are test papers where test_fraction is 0.1.
+    """
+    from hashlib import sha256
+
+    from nej.files import write_csv, write_json
+    from nej.splits import positions
+    classes = ("cs.AI", "cs.CL", "cs.CV", "cs.LG")
+
+    def make(name, labels, predicted, *, probability=0.8, names=classes, ids=None, baseline=0.3,
+             **config) -> Path:
+        """Each paper's own class has `probability` if it is predicted, else half and rank 2."""
+        folder = tmp_path / "models" / name
+        folder.mkdir(parents=True)
+        if ids is None:
+            ids = [i for i in (f"abs-2001.{n:05}" for n in range(40 * len(labels)))
+                   if positions([i])[0] < 0.1][:len(labels)]
+        (folder / "model.safetensors").write_bytes(sha256(name.encode()).digest())
+        write_json(folder / "config.json", {"id2label": dict(enumerate(names))})
+        write_json(folder / "training_config.json", {
+            "model_name_or_path": "distilbert-base-uncased", "test_from": None,
+            "test_fraction": 0.1, "validation_fraction": 0.1} | config)
+        write_json(folder / "manifest.json", {
+            "weights_sha256": sha256(sha256(name.encode()).digest()).hexdigest(),
+            "starting_checkpoint": {"sha256": None}, "data": {"md5": "1234"},
+            "git": {"commit": "abcd"}})
+        right = [a == b for a, b in zip(labels, predicted)]
+        write_json(folder / "metrics.json", {
+            "test": {"macro_f1": sum(right) / len(right)},
+            "baselines": {"majority class": {"macro_f1": 0.1},
+                          "TF-IDF + LinearSVC": {"macro_f1": baseline}}})
+        write_json(folder / "calibration.json", {"temperature": 1.25})
+        write_csv(folder / "predictions.csv", (
+            "id", "actual", "predicted", "probability", "actual_probability", "actual_rank"), (
+                (i, names[a], names[b], probability, probability if hit else probability / 2,
+                 1 if hit else 2)
+                for i, a, b, hit in zip(ids, labels, predicted, right)))
+        return folder
+    return make
