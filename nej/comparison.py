@@ -14,7 +14,7 @@ from nej.intervals import Bootstrap, beyond_noise, interval, scores
 from nej.lineage import lineage, papers_seen
 
 COLUMNS = ["id", "actual", "predicted", "actual_probability", "actual_rank"]
-LEAST_PROBABILITY = 5e-5  # for the log loss of what is written as 0.0000
+LEAST_PROBABILITY = 5e-7  # for the log loss of what is written as 0.000000
 RATES = ("accuracy", "macro_f1", "weighted_f1")
 TOP = 3
 BETTER, SAME, WORSE = "better", "no different", "worse"

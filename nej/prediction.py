@@ -115,7 +115,7 @@ class Classifier:
         starts = range(0, len(order), BATCH_PAPERS)
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16,
                                                     enabled=self.bf16):
-            for start in tqdm(starts, desc=description, disable=None):
+            for start in tqdm(starts, desc=description, disable=None if len(starts) > 1 else True):
                 rows = order[start:start + BATCH_PAPERS]
                 batch = put_together(
                     [{"input_ids": papers[int(row)]["input_ids"], "label": 0} for row in rows],

@@ -10,6 +10,7 @@ from safetensors import safe_open
 from nej.comparison import SAME, Change, Comparison
 from nej.lineage import own_dataset
 from nej.prediction import BATCH_PAPERS, Classifier
+from nej.tables import markdown_table
 
 Table = list[tuple[str, ...]]  # the first row is the header
 
@@ -25,7 +26,7 @@ def markdown(found: Comparison, speed: Sequence[float] | None = None) -> str:
     """Return a comparison as Markdown, the verdict first; `speed` as of `measure_speed`."""
     parts = [f"### `{found.before.model_dir}` (before) and `{found.after.model_dir}` (after)",
              f"**{found.sentence()}**"]
-    parts += [_piped(table) for table in _tables(found, speed)]
+    parts += [markdown_table(table[0], table[1:]) for table in _tables(found, speed)]
     return "\n\n".join([*parts, *_notes(found)]) + "\n"
 
 
@@ -109,7 +110,3 @@ def _aligned(table: Table) -> str:
         [row[0].ljust(wide[0]), *(cell.rjust(w) for cell, w in zip(row[1:], wide[1:]))]
     ) for row in table)
 
-
-def _piped(table: Table) -> str:
-    lines = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in table]
-    return "\n".join([lines[0], "|---|" + "---:|" * (len(table[0]) - 1), *lines[1:]])
