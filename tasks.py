@@ -7,9 +7,9 @@ from shlex import split
 
 from invoke import Exit, task
 
+BASE = os.environ.get("BASE", "models/production")
 CONFIG = os.environ.get("CONFIG", "configs/base.json")  # `make train CONFIG=...` sets it
 MODEL = os.environ.get("MODEL", "models/quickstart")
-OLD = os.environ.get("OLD", "models/production")
 SOURCE = os.environ.get("SOURCE", "")
 ACCEPT = os.environ.get("ACCEPT", "")
 ARGS = os.environ.get("ARGS", "")
@@ -95,9 +95,9 @@ def visualize(context, model=MODEL):
 
 
 @task
-def compare(context, old=OLD, model=MODEL):
-    """Compare MODEL=models/x with OLD=models/production on the same papers."""
-    _run("python", "scripts/compare.py", old, model)
+def compare(context, base=BASE, model=MODEL, args=ARGS):
+    """Compare MODEL=models/x with BASE=models/y on the same test papers: better, or noise?"""
+    _run("python", "scripts/compare.py", base, model, *split(args))
 
 
 @task
@@ -107,9 +107,9 @@ def test_model(context, model=MODEL):
 
 
 @task
-def promote(context, model=MODEL):
+def promote(context, model=MODEL, args=ARGS):
     """Let models/production be MODEL=models/x, if it is better beyond noise and behaves."""
-    _run("python", "scripts/promote.py", model)
+    _run("python", "scripts/promote.py", model, *split(args))
 
 
 @task

@@ -109,4 +109,3 @@ def _aligned(table: Table) -> str:
     return "\n".join("  ".join(
         [row[0].ljust(wide[0]), *(cell.rjust(w) for cell, w in zip(row[1:], wide[1:]))]
     ) for row in table)
-

@@ -109,7 +109,7 @@ def test_the_order_of_the_papers_does_not_matter(pair):
 
 def test_a_probability_that_was_rounded_to_nothing_has_a_log_loss(make_judged):
     model = make_judged("a", LABELS.tolist(), guesses(0.7), probability=0.0)
-    assert compare(model, model).figures["log_loss"].before == pytest.approx(-np.log(5e-5))
+    assert compare(model, model).figures["log_loss"].before == pytest.approx(-np.log(5e-7))
 
 
 def test_what_was_not_judged_is_refused(pair, tmp_path):
