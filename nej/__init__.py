@@ -1,9 +1,12 @@
 """Fine-tune DistilBERT to sort arXiv papers into categories, the same for everyone.
 
-The modules, in the order in which data flows: config, files, rows, duplicates, papers, splits,
-dataset, baselines, model, batching, packing, checkpoints, metrics, device, training; then, from a
-model directory: evaluation, figures, manifest, reproduction, tracking. gate checks the data;
-sources, additions, feed and difference keep its versions.
+The modules, in the order in which data flows: config, files, fields, rows, duplicates, papers,
+splits, dataset, baselines, model, batching, packing, optimizer, checkpoints, metrics, device,
+training; manifest, reproduction and tracking of a run. From a model directory: prediction; then
+intervals, calibration, judgement, slices, mistakes, labelled, evaluation, embeddings, figures,
+tables, report and card tell how good it is; behaviour, lineage, comparison, scorecard and promotion
+which is better, and which is in use. gate checks the data; sources, additions, feed and difference
+keep its versions.
 """
 
 
