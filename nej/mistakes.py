@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class LabelIssue:
     suggested: str  # the class that the model thinks most probable
     probability_of_given: float
     probability_of_suggested: float
+    quality: float  # (the first of these - the second + 1) / 2: from 0, surely wrong, to 0.5
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class LabelPair:
 
     given: str
     belongs: str
-    papers: float
+    papers: int
     share: float  # of the papers with the label `given`
 
 
@@ -107,7 +108,8 @@ def explain(classifier: Classifier, papers: Sequence[Mapping[str, Any]], *,
     against the actual one is the word's effect. Nothing is approximated and no word is passed
     over: a paper takes one forward pass more than it has distinct words. Words that hold the
     prediction back are not returned. Effects do not add up: of two words that say the same,
-    either can go without harm.
+    either can go without harm. Where the model computes in bfloat16, log-odds are good to 0.01
+    or so.
 
     Args:
         papers: each with its `text`, of which the model reads the first tokens.
@@ -119,8 +121,7 @@ def explain(classifier: Classifier, papers: Sequence[Mapping[str, Any]], *,
         words.append(places)
         variants.append(tokens)
         variants += [np.delete(tokens, np.concatenate(taken)) for taken in places.values()]
-    # in float32: bfloat16's rounding is as large as the effect of most words
-    logits = replace(classifier, bf16=False).run(
+    logits = classifier.run(
         [{"input_ids": tokens, "length": len(tokens)} for tokens in variants],
         description="Leave out each word").logits
     probabilities = softmax(logits, classifier.temperature)
@@ -176,23 +177,24 @@ def label_issues(predictions: Predictions) -> LabelIssues:
     labels, probabilities = predictions.labels, predictions.probabilities
     if len(np.unique(labels)) < 2:
         return LabelIssues(len(labels), None, [], [])
-    from cleanlab.count import estimate_joint  # two seconds to import
+    from cleanlab.count import compute_confident_joint  # two seconds to import
     from cleanlab.filter import find_label_issues
-    joint = estimate_joint(labels, probabilities)  # (given, true) shares of all papers
+    from cleanlab.rank import get_label_quality_scores
+    counts = compute_confident_joint(labels, probabilities, calibrate=True)  # (given, true)
+    # of cleanlab's filters the one that can doubt the only paper of a class
     doubted = np.flatnonzero(find_label_issues(
         labels, probabilities, filter_by="confident_learning", n_jobs=1))
-    given = probabilities[doubted, labels[doubted]]
-    order = np.argsort(given, kind="stable")
+    quality = get_label_quality_scores(labels, probabilities, method="normalized_margin")
+    doubted = doubted[np.argsort(quality[doubted], kind="stable")]
     names = predictions.names
     issues = [LabelIssue(
         predictions.ids[index], names[labels[index]], names[predictions.predicted[index]],
-        float(probabilities[index, labels[index]]), float(predictions.confidence[index]))
-        for index in doubted[order]]
-    counts = joint * len(labels)
-    pairs = [LabelPair(names[row], names[column], float(count), float(count / counts[row].sum()))
+        float(probabilities[index, labels[index]]), float(predictions.confidence[index]),
+        float(quality[index])) for index in doubted]
+    pairs = [LabelPair(names[row], names[column], int(count), float(count / counts[row].sum()))
              for (row, column), count in np.ndenumerate(counts) if row != column and count >= 1]
     pairs.sort(key=lambda pair: -pair.papers)
-    return LabelIssues(len(labels), float(1 - np.trace(joint)), issues, pairs)
+    return LabelIssues(len(labels), float(1 - np.trace(counts) / len(labels)), issues, pairs)
 
 
 def write_label_issues(target: Path, found: LabelIssues, *, titles: Mapping[str, str]) -> None:
@@ -203,10 +205,10 @@ def write_label_issues(target: Path, found: LabelIssues, *, titles: Mapping[str,
     """
     write_csv(target, (
         "id", "title", "given", "suggested", "probability_of_given", "probability_of_suggested",
-        "link", "verdict"), (
+        "quality", "link", "verdict"), (
         (issue.id, titles[issue.id], issue.given, issue.suggested,
          f"{issue.probability_of_given:.4f}", f"{issue.probability_of_suggested:.4f}",
-         arxiv_link(issue.id), "") for issue in found.issues))
+         f"{issue.quality:.4f}", arxiv_link(issue.id), "") for issue in found.issues))
 
 
 def arxiv_link(paper: str) -> str:

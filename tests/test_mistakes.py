@@ -154,7 +154,8 @@ def test_wrong_labels_are_counted_as_by_hand():
     assert found.papers == 10 and found.wrong_share == pytest.approx(2 / 10)
     assert [asdict(issue) for issue in found.issues] == [
         {"id": f"abs-2401.0000{paper}", "given": "a", "suggested": "b",
-         "probability_of_given": given, "probability_of_suggested": 1 - given}
+         "probability_of_given": given, "probability_of_suggested": 1 - given,
+         "quality": pytest.approx(given)}
         for paper, given in ((4, 0.04), (5, 0.05))]
     assert [asdict(pair) for pair in found.pairs] == [
         pytest.approx({"given": "a", "belongs": "b", "papers": 2, "share": 2 / 6})]
@@ -193,6 +194,7 @@ def test_few_papers_many_classes_and_classes_of_none(papers, classes, monkeypatc
     assert capfd.readouterr() == ("", "")
     assert label_issues(predictions) == found
     assert 0 <= found.wrong_share < 0.5 and len(found.issues) <= papers / 2
+    assert all(issue.suggested != issue.given and issue.quality < 0.5 for issue in found.issues)
     assert all(0 < pair.share <= 1 <= pair.papers for pair in found.pairs)
 
 
@@ -204,15 +206,17 @@ def test_papers_of_one_class_say_nothing_of_their_labels(papers):
 
 def test_labels_to_review_come_as_a_csv(tmp_path):
     target = tmp_path / "label_issues.csv"
-    found = LabelIssues(9, 0.2, [LabelIssue("cs-9308101", "cs.LG", "cs.AI", 0.0123, 0.9)], [])
+    issue = LabelIssue("cs-9308101", "cs.LG", "cs.AI", 0.0123, 0.9, 0.0562)
+    found = LabelIssues(9, 0.2, [issue], [])
     write_label_issues(target, found, titles={"cs-9308101": 'On "names", and\nmore'})
     with open(target, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert rows == [{
         "id": "cs-9308101", "title": 'On "names", and\nmore', "given": "cs.LG",
         "suggested": "cs.AI", "probability_of_given": "0.0123",
-        "probability_of_suggested": "0.9000", "link": "https://arxiv.org/abs/cs/9308101",
-        "verdict": ""}]
+        "probability_of_suggested": "0.9000", "quality": "0.0562",
+        "verdict": "",
+        "link": "https://arxiv.org/abs/cs/9308101"}]
 
 
 @pytest.mark.parametrize("paper, link", [
