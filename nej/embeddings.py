@@ -1,6 +1,7 @@
 """A model's embeddings of its test papers, laid out in the plane."""
 
 import csv
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +9,6 @@ import numpy as np
 from tqdm import tqdm
 
 from nej import InputError
-from nej.config import load_config
 from nej.files import CONFIG_FILE
 
 EMBEDDINGS_FILE = "embeddings.npy"  # in a model directory: float16 (papers, width)
@@ -51,7 +51,7 @@ def load_embeddings(model_dir: Path, *, most: int = MOST_PAPERS) -> PaperEmbeddi
         raise InputError(
             f"{model_dir}: {EMBEDDINGS_FILE} has {len(stored):,} papers and predictions.csv "
             f"{len(labels):,}; write both again with `python scripts/evaluate.py {model_dir}`")
-    seed = load_config(model_dir / CONFIG_FILE).seed
+    seed = json.loads((model_dir / CONFIG_FILE).read_text("utf-8"))["seed"]
     rows = sample(len(labels), most, seed=seed)
     return PaperEmbeddings(stored[rows].astype(np.float32), [labels[row] for row in rows],
                            len(labels), seed)

@@ -44,8 +44,9 @@ def draw_model(model_dir: Path, folder: Path, *, judged_in: Path | None = None) 
     calibration = _read(judged_in / "calibration.json").get("test", {})
     if {"bins", "expected_calibration_error"} <= set(calibration):
         add("reliability", draw_reliability, calibration)
-    if calibration.get("coverage"):
-        add("coverage", draw_coverage, calibration["coverage"], wanted=calibration.get("wanted"))
+    if test and calibration.get("coverage"):
+        add("coverage", draw_coverage, calibration["coverage"], papers=test["papers"],
+            wanted=calibration.get("wanted"))
     return pictures
 
 
@@ -64,8 +65,8 @@ def draw_training_statistics(model_dir: Path, target: Path) -> None:
     panels = (
         ("Loss (mean cross-entropy)", (("loss", "training", BLUE),
                                        ("eval_loss", "validation", ORANGE))),
-        ("Accuracy", (("eval_accuracy", "validation", ORANGE),)),
-        ("Macro F1", (("eval_macro_f1", "validation", ORANGE),)),
+        ("Accuracy on validation papers", (("eval_accuracy", "validation", ORANGE),)),
+        ("Macro F1 on validation papers", (("eval_macro_f1", "validation", ORANGE),)),
         ("Learning rate", (("learning_rate", "training", GREEN),)),
     )
     with picture(target, rows=2, columns=2, size=(10, 6.5)) as (figure, axes):
@@ -78,10 +79,13 @@ def draw_training_statistics(model_dir: Path, target: Path) -> None:
             axis.grid(alpha=0.3)
             if len(series) > 1:
                 axis.legend()
-            if title in ("Accuracy", "Macro F1"):
+            if "validation" in title:
                 _mark_best(axis, state)
+        papers = _read(model_dir / "manifest.json").get("papers")
+        of_papers = "" if papers is None else (
+            f"\n{papers['train']:,} training and {papers['validation']:,} validation papers")
         figure.suptitle(f"Training of {model_dir.name}: {state['global_step']:,} steps, "
-                        f"{state['epoch']:.1f} epochs")
+                        f"{state['epoch']:.1f} epochs{of_papers}")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -34,8 +34,9 @@ def draw_confusion_matrix(metrics: dict[str, Any], target: Path) -> None:
         if few:
             for (row, column), count in np.ndenumerate(counts):
                 share = shares[row, column]
-                axis.text(column, row, f"{count:,}\n{share:.0%}", ha="center", va="center",
-                          fontsize=10, color="white" if share > 0.35 else "black")
+                axis.text(column, row, f"{count:,}\n{_percent(share)}" if count else "0",
+                          ha="center", va="center", fontsize=10,
+                          color="white" if share > 0.35 else "black")
         else:  # lines to follow from a name to its cell
             axis.set_xticks(np.arange(0.5, len(names) - 1), minor=True)
             axis.set_yticks(np.arange(0.5, len(names) - 1), minor=True)
@@ -96,8 +97,8 @@ def draw_reliability(calibration: dict[str, Any], target: Path) -> None:
                      fmt="o-", color=BLUE, ecolor=BLUE, capsize=3,
                      label=f"the model's bins, {INTERVAL}")
         top.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy",
-                title=f"Reliability, {sum(papers):,} test papers\nexpected calibration error "
-                f"{error['before']:.3f} before temperature scaling, {error['after']:.3f} after")
+                title=f"Reliability, {sum(papers):,} test papers\nexpected calibration error: "
+                f"{error['after']:.3f}\n(without temperature scaling {error['before']:.3f})")
         top.legend(loc="upper left", frameon=False)
         top.grid(alpha=0.3)
         edges = np.linspace(0, 1, len(bins) + 1)
@@ -110,19 +111,19 @@ def draw_reliability(calibration: dict[str, Any], target: Path) -> None:
         bottom.set_axisbelow(True)
 
 
-def draw_coverage(coverage: Sequence[dict[str, Any]], target: Path, *,
+def draw_coverage(coverage: Sequence[dict[str, Any]], target: Path, *, papers: int,
                   wanted: dict[str, dict[str, float] | None] | None = None) -> None:
     """Draw the accuracy among the papers that are answered if the less sure ones are not.
 
     Args:
         coverage: for each threshold of the confidence: threshold, coverage (share of the papers
             answered), accuracy among those and its interval.
+        papers: how many test papers there are.
         wanted: for an accuracy that is wanted, the threshold and coverage that give it.
     """
-    rows = sorted((row for row in coverage if row["coverage"] and row["accuracy"] is not None),
-                  key=lambda row: row["coverage"])
+    rows = sorted((row for row in coverage if row["coverage"]), key=lambda row: row["coverage"])
     share, accuracy = (np.array([row[key] for row in rows]) for key in ("coverage", "accuracy"))
-    low, high = np.transpose([row["interval"] for row in rows])
+    low, high = np.reshape([row["interval"] for row in rows], (-1, 2)).T
     with picture(target, size=(8, 5.5)) as (figure, axis):
         axis.plot(share, accuracy, color=BLUE)
         axis.fill_between(share, low, high, color=BLUE, alpha=0.2, linewidth=0, label=INTERVAL)
@@ -132,16 +133,19 @@ def draw_coverage(coverage: Sequence[dict[str, Any]], target: Path, *,
             # the curve falls: there is room above it at the left, and below it at the right
             right = found["coverage"] > 0.5
             axis.plot(found["coverage"], found["accuracy"], "o", color=ORANGE, clip_on=False)
-            axis.annotate(f"{float(name):.0%} right: {found['coverage']:.0%} answered\n"
+            axis.annotate(f"{_percent(float(name))} right: {_percent(found['coverage'])} answered\n"
                           f"(confidence from {found['threshold']:.2f})",
                           (found["coverage"], found["accuracy"]), fontsize=9, color="black",
                           xytext=(-8, -6) if right else (8, 6), textcoords="offset points",
                           ha="right" if right else "left", va="top" if right else "bottom")
-        axis.set(title="Accuracy if the model abstains where its confidence is low",
+        bottom = min(low.min(), accuracy.min())
+        axis.set(title="Accuracy if the model abstains where its confidence is low, "
+                 f"{papers:,} test papers",
                  xlabel="share of the test papers that are answered",
                  ylabel="accuracy among the answered papers", xlim=(0, 1),
-                 ylim=(min(low.min(), accuracy.min()) - 0.03, 1.005))
-        axis.xaxis.set_major_formatter("{x:.0%}")
+                 ylim=(bottom - 0.12 * (1 - bottom) - 0.01, 1.005 + 0.12 * (1 - bottom)))
+        axis.set_yticks([tick for tick in axis.get_yticks() if bottom - 0.2 < tick <= 1.0001])
+        axis.xaxis.set_major_formatter(lambda tick, _: _percent(tick))
         axis.legend(loc="lower left", frameon=False)
         axis.grid(alpha=0.3)
 
@@ -212,7 +216,7 @@ def draw_embeddings(points: np.ndarray, labels: Sequence[str], target: Path, *,
         first = 1 if others else 0  # the grey ones come last
         legend = figure.legend(
             [*handles[first:], *handles[:first]], [*texts[first:], *texts[:first]],
-            loc="outside lower center", ncols=4 if len(names) < 5 or len(names) > 5 else 5,
+            loc="outside lower center", ncols=5 if len(texts) <= 5 else 4,
             frameon=False, handletextpad=0.2)
         for handle in legend.legend_handles:
             handle.set_sizes([40])
@@ -252,6 +256,10 @@ def _lengths(values: Sequence[float], intervals: Sequence[Sequence[float]]) -> n
     """Return how far intervals reach below and above their values, as errorbar wants it."""
     low, high = np.reshape(intervals, (-1, 2)).T
     return np.maximum(0, [np.asarray(values) - low, high - np.asarray(values)])
+
+
+def _percent(share: float) -> str:
+    return "<1 %" if 0 < share < 0.005 else f"{100 * share:.0f} %"
 
 
 def _short(name: str) -> str:
