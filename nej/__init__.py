@@ -2,8 +2,9 @@
 
 The modules, in the order in which data flows: config, files, rows, duplicates, papers, splits,
 dataset, baselines, model, batching, packing, checkpoints, metrics, device, training; then, from a
-model directory: evaluation, figures, manifest, reproduction, tracking. gate checks the data;
-sources, additions, feed and difference keep its versions.
+model directory: evaluation, embeddings, figures (with data_figures and judgement_figures),
+manifest, reproduction, tracking. gate checks the data; sources, additions, feed and difference keep
+its versions.
 """
 
 
