@@ -1,16 +1,23 @@
 """Embeddings of test papers: which ones, in what order, and their place in the plane."""
 
 import csv
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from nej import InputError, embeddings
+from nej.config import load_config
 from nej.dataset import load_dataset
 from nej.embeddings import load_embeddings, project, sample
 from nej.manifest import origin, write_manifest
 from nej.prediction import Classifier
 from nej.training import train
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def clusters(papers: int, width: int = 60) -> tuple[np.ndarray, np.ndarray]:
@@ -52,9 +59,6 @@ def test_a_sample_is_seeded_in_order_and_without_repetition():
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory, papers_csv, tiny_model):
     """Return the directory of a short run."""
-    from dataclasses import replace
-
-    from nej.config import load_config
     config = replace(
         load_config(), data_path=str(papers_csv), model_name_or_path=tiny_model, max_length=32,
         output_dir=str(tmp_path_factory.mktemp("run") / "model"), report_to="none", top_k=3,
@@ -100,3 +104,28 @@ def write_predictions(model_dir, labels) -> None:
     with open(model_dir / "predictions.csv", "w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("id", "actual", "predicted", "probability"),
                                     *((n, label, label, 1) for n, label in enumerate(labels))])
+
+
+def test_the_picture_has_the_name_and_place_that_were_asked_for(model_dir, tmp_path):
+    done = visualize(model_dir, "--output", tmp_path, "--figure-name", "papers.png",
+                     "--papers", 12)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split() == [
+        str(tmp_path / f"{name}.png") for name in ("training_statistics", "papers")]
+    assert (tmp_path / "papers.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("arguments, said", [
+    (["--figure-name", "a/b"], "--figure-name is 'a/b'"),
+    (["--figure-name", ".png"], "--figure-name is '.png'"),
+    (["--figure-name", "training_statistics"], "is another picture"),
+    (["--papers", "0"], "--papers is 0"),
+])
+def test_a_mistake_in_drawing_ends_with_a_sentence(model_dir, tmp_path, arguments, said):
+    done = visualize(model_dir, "--output", tmp_path, *arguments)
+    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
+
+
+def visualize(*arguments) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, ROOT / "scripts" / "visualize.py",
+                           *map(str, arguments)], capture_output=True, text=True)
