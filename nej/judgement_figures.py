@@ -1,6 +1,5 @@
 """Pictures of how a model does on its test papers."""
 
-import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,12 +23,14 @@ def draw_confusion_matrix(metrics: dict[str, Any], target: Path) -> None:
     shares = counts / np.maximum(1, counts.sum(1, keepdims=True))
     few = len(names) <= 12
     fontsize = 11 if few else max(6.5, 10 - len(names) / 15)
-    side = 4.5 + 0.35 * len(names) if few else 9
+    longest = max(map(len, names))
+    side = min(9, 4.5 + 0.35 * len(names) + 0.07 * max(0, longest - 8)) if few else 9
     with picture(target, size=(side + 0.5, side)) as (figure, axis):
         # a square root, or no confusion could be seen beside the diagonal
         image = axis.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1))
         ticks = range(len(names))
-        axis.set_xticks(ticks, names, rotation=90 if len(names) > 5 else 0, fontsize=fontsize)
+        axis.set_xticks(ticks, names, rotation=90 if len(names) * longest > 40 else 0,
+                        fontsize=fontsize)
         axis.set_yticks(ticks, names, fontsize=fontsize)
         if few:
             for (row, column), count in np.ndenumerate(counts):
@@ -216,8 +217,8 @@ def draw_embeddings(points: np.ndarray, labels: Sequence[str], target: Path, *,
         first = 1 if others else 0  # the grey ones come last
         legend = figure.legend(
             [*handles[first:], *handles[:first]], [*texts[first:], *texts[:first]],
-            loc="outside lower center", ncols=5 if len(texts) <= 5 else 4,
-            frameon=False, handletextpad=0.2)
+            loc="outside lower center", frameon=False, handletextpad=0.2,
+            ncols=min(5 if len(texts) <= 5 else 4, 100 // (max(map(len, texts)) + 5)))
         for handle in legend.legend_handles:
             handle.set_sizes([40])
             handle.set_alpha(1)
@@ -263,4 +264,4 @@ def _percent(share: float) -> str:
 
 
 def _short(name: str) -> str:
-    return textwrap.shorten(name, 30, placeholder="…") if " " in name else name
+    return name if len(name) <= 30 else name[:29].rstrip() + "…"

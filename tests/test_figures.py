@@ -152,6 +152,19 @@ def test_of_many_classes_the_largest_have_colours_and_all_have_names(drawn, tmp_
     assert not overlapping(axis.texts)
 
 
+def test_long_names_of_classes_can_be_read(drawn, tmp_path):
+    names = ["Computer Vision and Pattern Recognition", "Machine Learning", "Robotics",
+             "Computation and Language (Natural Language Processing)", "Artificial Intelligence"]
+    metrics = judged(5)
+    metrics["per_class"] = dict(zip(names, metrics["per_class"].values()))
+    draw_confusion_matrix(metrics, tmp_path / "c.png")
+    assert not overlapping(drawn[0].axes[0].get_xticklabels())
+    draw_embeddings(np.zeros((10, 2)), names * 2, tmp_path / "e.png", title="T")
+    box, figure = drawn[1].legends[0].get_window_extent(), drawn[1].bbox
+    assert figure.x0 <= box.x0 and box.x1 <= figure.x1
+    assert not overlapping(drawn[1].axes[0].texts)
+
+
 def test_papers_have_the_colour_of_their_class(drawn, tmp_path):
     points = np.array([[0, 0], [1, 1], [2, 2], [9, 9], [8, 8]], float)
     draw_embeddings(points, ["a", "b", "b", "a", "b"], tmp_path / "e.png", title="T")
