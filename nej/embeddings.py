@@ -58,20 +58,15 @@ def load_embeddings(model_dir: Path, *, most: int = MOST_PAPERS) -> PaperEmbeddi
 
 
 def _compute(model_dir: Path, most: int) -> PaperEmbeddings:
-    from nej.dataset import load_dataset
+    from nej.lineage import own_dataset
     from nej.prediction import Classifier
     classifier = Classifier.load(model_dir)
-    papers = load_dataset(classifier.config, classifier.tokenizer)["test"]
-    names = papers.features["label"].names
-    if names != classifier.names:
-        raise InputError(f"{classifier.config.data_path}: its categories {names} are not the "
-                         f"model's {classifier.names}; put the data back that the model was "
-                         "trained on")
+    papers = own_dataset(model_dir)["test"]
     rows = sample(len(papers), most, seed=classifier.config.seed)
     chosen = papers.select(rows)
     outputs = classifier.run(chosen, description="Embed the test papers")
-    return PaperEmbeddings(outputs.embeddings, [names[label] for label in chosen["label"]],
-                           len(papers), classifier.config.seed)
+    labels = [classifier.names[label] for label in chosen["label"]]
+    return PaperEmbeddings(outputs.embeddings, labels, len(papers), classifier.config.seed)
 
 
 def sample(papers: int, most: int, *, seed: int) -> np.ndarray:
