@@ -26,8 +26,6 @@ def main(arguments: list[str]) -> int:
     from accelerate import PartialState
 
     from nej.card import write_card
-    from nej.evaluation import evaluate
-    from nej.figures import draw_model
     from nej.manifest import origin, write_manifest
     from nej.training import train
 
@@ -48,11 +46,13 @@ def main(arguments: list[str]) -> int:
         return 130
     if not PartialState().is_main_process:
         return 0
+    from nej.evaluation import evaluate
+    from nej.figures import draw_model
     metrics = {}
     if config.do_predict:
         report = evaluate(result.model_dir)
         metrics = report.test
-        print(report.table())
+        print(f"{report.table()}\nreport: {result.model_dir}/report.html")
     pictures = draw_model(result.model_dir, Path(config.reports_dir) / "figures")
     if config.report_to == "wandb":
         from nej.tracking import finish_run
