@@ -109,8 +109,8 @@ def make_judged(tmp_path):
         right = [a == b for a, b in zip(labels, predicted)]
         write_json(folder / "metrics.json", {
             "test": {"macro_f1": sum(right) / len(right)},
-            "baselines": {"majority class": {"macro_f1": 0.1},
-                          "TF-IDF + LinearSVC": {"macro_f1": baseline}}})
+            "leads": {}, "baselines": {"majority class": {"macro_f1": 0.1},
+                                       "TF-IDF + LinearSVC": {"macro_f1": baseline}}})
         write_json(folder / "calibration.json", {"temperature": 1.25})
         write_csv(folder / "predictions.csv", (
             "id", "actual", "predicted", "probability", "actual_probability", "actual_rank"), (

@@ -47,7 +47,7 @@ def test_markdown_tables_have_as_many_cells_in_each_row(pair):
     for table in parts[2:5]:
         lines = table.replace(r"\|", "").splitlines()
         assert len({line.count("|") for line in lines}) == 1
-        assert lines[1].startswith("|---|---:|")
+        assert lines[1].startswith("| --- | --: |")
     assert r"| b\|c | 20 |" in parts[3]
 
 

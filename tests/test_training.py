@@ -70,9 +70,11 @@ def test_a_run_learns_and_its_model_directory_is_complete(make_config, easy_csv)
         "model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json",
         "training_config.json", "trainer_state.json", "metrics.json", "calibration.json",
         "predictions.csv", "headline.json", "steps.csv", "validations.csv", "manifest.json",
-        "README.md"}
+        "README.md", "embeddings.npy", "mistakes.json", "label_issues.csv", "report.md",
+        "report.html", "figures"}
     assert not Path(f"{result.model_dir}.partial").exists()
-    assert len({path.stat().st_mode for path in result.model_dir.iterdir()}) == 1
+    files = [path for path in result.model_dir.rglob("*") if path.is_file()]
+    assert len({path.stat().st_mode for path in files}) == 1
     model = AutoModelForSequenceClassification.from_pretrained(result.model_dir)
     assert list(model.config.id2label.values()) == sorted(model.config.label2id)
     assert AutoTokenizer.from_pretrained(result.model_dir).is_fast
