@@ -113,6 +113,18 @@ def promote(context, model=MODEL, args=ARGS):
 
 
 @task
+def runs(context, args=ARGS):
+    """List the finished runs in models/; ARGS="--sort macro_f1 --where top_k=5 --csv FILE"."""
+    _run("python", "scripts/runs.py", *split(args))
+
+
+@task
+def runs_compare(context, base=BASE, model=MODEL):
+    """Show in what MODEL=models/x and BASE=models/y differ, and draw their curves."""
+    _run("python", "scripts/runs.py", "--compare", base, model)
+
+
+@task
 def reproduce(context, model=MODEL):
     """Train MODEL=models/x again from its manifest: identical, or what differs."""
     _run("python", "scripts/reproduce.py", model)

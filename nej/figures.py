@@ -1,12 +1,12 @@
 """What people would rather look at than read: the pictures of a model directory."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from nej import InputError
-from nej.data_figures import BLUE, GREEN, ORANGE, picture
+from nej.data_figures import BLUE, GREEN, ORANGE, PALETTE, picture
 from nej.judgement_figures import (
     draw_confusion_matrix, draw_coverage, draw_per_class, draw_reliability, draw_slices,
 )
@@ -56,11 +56,7 @@ def draw_training_statistics(model_dir: Path, target: Path) -> None:
     Raises:
         InputError: no model there, or the picture cannot be written.
     """
-    try:
-        state = json.loads((model_dir / "trainer_state.json").read_text("utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{model_dir} has no trainer_state.json; name a model directory that "
-                         "scripts/train.py made") from None
+    state = _state(model_dir)
     history = state["log_history"]
     panels = (
         ("Loss (mean cross-entropy)", (("loss", "training", BLUE),
@@ -86,6 +82,35 @@ def draw_training_statistics(model_dir: Path, target: Path) -> None:
             f"\n{papers['train']:,} training and {papers['validation']:,} validation papers")
         figure.suptitle(f"Training of {model_dir.name}: {state['global_step']:,} steps, "
                         f"{state['epoch']:.1f} epochs{of_papers}")
+
+
+def draw_curves(model_dirs: Sequence[Path], target: Path) -> None:
+    """Draw training loss, validation loss, accuracy and macro F1 of several runs in one picture.
+
+    Raises:
+        InputError: no model there, or the picture cannot be written.
+    """
+    histories = {folder.name: _state(folder)["log_history"] for folder in model_dirs}
+    panels = (("Training loss", "loss"), ("Validation loss", "eval_loss"),
+              ("Accuracy on validation papers", "eval_accuracy"),
+              ("Macro F1 on validation papers", "eval_macro_f1"))
+    with picture(target, rows=2, columns=2, size=(10, 6.5)) as (figure, axes):
+        for axis, (title, key) in zip(axes.flat, panels):
+            for (name, history), colour in zip(histories.items(), PALETTE):
+                axis.plot(*_series(history, key), color=colour, label=name, clip_on=False,
+                          marker="o" if key.startswith("eval_") else None)
+            axis.set(title=title, xlabel="optimizer step", xlim=(0, None))
+            axis.grid(alpha=0.3)
+        axes.flat[0].legend()
+        figure.suptitle(f"Training of {', '.join(histories)}")
+
+
+def _state(model_dir: Path) -> dict[str, Any]:
+    try:
+        return json.loads((model_dir / "trainer_state.json").read_text("utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{model_dir} has no trainer_state.json; name a model directory that "
+                         "scripts/train.py made") from None
 
 
 def _read(path: Path) -> dict[str, Any]:

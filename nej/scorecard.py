@@ -10,7 +10,7 @@ from safetensors import safe_open
 from nej.comparison import SAME, Change, Comparison
 from nej.lineage import own_dataset
 from nej.prediction import BATCH_PAPERS, Classifier
-from nej.tables import markdown_table
+from nej.tables import markdown_table, text_table
 
 Table = list[tuple[str, ...]]  # the first row is the header
 
@@ -18,7 +18,7 @@ Table = list[tuple[str, ...]]  # the first row is the header
 def text(found: Comparison, speed: Sequence[float] | None = None) -> str:
     """Return a comparison for the terminal; `speed` as of `measure_speed`."""
     parts = [f"{found.before.model_dir} (before) and {found.after.model_dir} (after)"]
-    parts += [_aligned(table) for table in _tables(found, speed)]
+    parts += [text_table(table) for table in _tables(found, speed)]
     return "\n\n".join([*parts, *_notes(found), found.sentence()])
 
 
@@ -102,10 +102,3 @@ def _notes(found: Comparison) -> list[str]:
         "The intervals are of a paired bootstrap over the test papers: the luck of the draw of "
         "papers, not that of another seed of training. Of the classes, about one in twenty is "
         "beyond noise by chance alone."]
-
-
-def _aligned(table: Table) -> str:
-    wide = [max(map(len, column)) for column in zip(*table)]
-    return "\n".join("  ".join(
-        [row[0].ljust(wide[0]), *(cell.rjust(w) for cell, w in zip(row[1:], wide[1:]))]
-    ) for row in table)

@@ -1,6 +1,6 @@
-"""Tables in Markdown."""
+"""Tables in Markdown and in the terminal."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -8,6 +8,14 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     rule = ["---", *["--:"] * (len(header) - 1)]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
                      for row in (header, rule, *rows))
+
+
+def text_table(rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)) -> str:
+    """Return aligned columns, those of `left` to the left and the others to the right."""
+    wide = [max(map(len, column)) for column in zip(*rows)]
+    return "\n".join("  ".join(
+        cell.ljust(width) if index in left else cell.rjust(width)
+        for index, (cell, width) in enumerate(zip(row, wide))).rstrip() for row in rows)
 
 
 def interval_text(bounds: Sequence[float], digits: int = 3) -> str:
