@@ -2,11 +2,11 @@
 
 The modules, in the order in which data flows: config, files, fields, rows, duplicates, papers,
 splits, dataset, baselines, model, batching, packing, optimizer, checkpoints, metrics, device,
-training; manifest, reproduction and tracking of a run. From a model directory: prediction; then
-intervals, calibration, judgement, slices, mistakes, labelled, evaluation, embeddings, figures,
-tables, report and card tell how good it is; behaviour, lineage, comparison, scorecard, promotion
-and runs which is better, and which is in use. gate checks the data; sources, additions, feed and difference
-keep its versions.
+throughput, training; manifest, reproduction and tracking of a run. From a model directory:
+prediction; then intervals, calibration, judgement, slices, mistakes, labelled, evaluation,
+embeddings, figures, tables, report and card tell how good it is; behaviour, lineage, comparison,
+scorecard, promotion and runs which is better, and which is in use. gate checks the data; sources,
+additions, feed and difference keep its versions.
 """
 
 

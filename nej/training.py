@@ -41,6 +41,7 @@ from nej.metrics import best_validation, validation_metrics
 from nej.model import freeze, load_classifier, load_tokenizer, save_model
 from nej.optimizer import make_optimizer
 from nej.packing import pack, take_packed
+from nej.throughput import Throughput, without_times
 
 logger = logging.getLogger(__name__)
 
@@ -158,6 +159,7 @@ class PaperTrainer(Trainer):
                 np.argsort(dataset["validation"]["length"], kind="stable"), keep_in_memory=True),
             compute_loss_func=self.step_loss, callbacks=callbacks,
             compute_metrics=partial(_validate, num_classes=len(names)))
+        self.throughput = Throughput(model, self.args.bf16)
         self.paper_weights = None
         if config.class_weights == "balanced":
             counts = np.bincount(labels, minlength=len(names))
@@ -240,10 +242,29 @@ class PaperTrainer(Trainer):
         return self.optimizer
 
     def training_step(self, *args, **kwargs) -> torch.Tensor:
-        """Add the micro-batch's loss to that of the step."""
+        """Add the micro-batch's loss to that of the step, and its tokens to what is logged."""
         loss = super().training_step(*args, **kwargs)
         self.loss_so_far = self.loss_so_far + loss
         return loss
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        inputs = super()._prepare_inputs(inputs)
+        if self.model.training:
+            self.throughput.count(inputs)
+        return inputs
+
+    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
+        """Log how fast it goes beside the loss."""
+        if "loss" in logs:
+            logs |= self.throughput.read()
+        super().log(logs, *args, **kwargs)
+
+    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+        """Validate; its time is none of the training's."""
+        before = time.perf_counter()
+        metrics = super().evaluate(*args, **kwargs)
+        self.throughput.leave_out(time.perf_counter() - before)
+        return metrics
 
     def _get_grad_norm(self, *args, **kwargs) -> float:
         norm = super()._get_grad_norm(*args, **kwargs)  # once in each step, before the update
@@ -385,9 +406,7 @@ def _write_model_dir(trainer: PaperTrainer, tokenizer: PreTrainedTokenizerBase, 
     save_model(trainer.model, work_dir)
     tokenizer.save_pretrained(work_dir)
     # without times, so that the same run writes the same file; manifest.json has them
-    trainer.state.log_history = [
-        {key: value for key, value in log.items() if not key.endswith(("_runtime", "_per_second"))}
-        for log in trainer.state.log_history]
+    trainer.state.log_history = [without_times(log) for log in trainer.state.log_history]
     trainer.state.save_to_json(str(work_dir / "trainer_state.json"))
     write_trace(work_dir / TRACE, trainer.trace)
     keys = ("loss", "accuracy", "macro_f1", "weighted_f1")
