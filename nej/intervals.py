@@ -48,17 +48,17 @@ def scores(confusion: np.ndarray) -> dict[str, np.ndarray]:
     """Return what follows from counts (..., true classes, predicted classes).
 
     accuracy, macro_f1, weighted_f1 and matthews_correlation are (...), and precision, recall and f1
-    (..., classes), as scikit-learn has them. A class that a resample neither has nor predicts is
-    NaN, and left out of its macro F1.
+    (..., classes), as scikit-learn has them for classes that have papers. One that has none has no
+    recall and no F1 (NaN), and is left out of macro F1.
     """
     counts = confusion.astype(float)
     hits = np.diagonal(counts, axis1=-2, axis2=-1)
     support, given = counts.sum(-1), counts.sum(-2)
     papers, right = support.sum(-1), hits.sum(-1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        f1 = 2 * hits / (support + given)
-        precision, recall = (np.where(total > 0, hits / total, np.where(
-            support + given > 0, 0.0, np.nan)) for total in (given, support))
+        f1 = np.where(support > 0, 2 * hits / (support + given), np.nan)
+        recall = hits / support
+        precision = np.where((given == 0) & (support > 0), 0.0, hits / given)
         # Gorodkin, 2004, Comparing two K-category assignments by a K-category correlation
         spread = [papers ** 2 - (total ** 2).sum(-1) for total in (support, given)]
         matthews = (right * papers - (support * given).sum(-1)) / np.sqrt(spread[0] * spread[1])

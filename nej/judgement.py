@@ -37,16 +37,20 @@ def judge(predictions: Predictions) -> dict[str, Any]:
 
 
 def judge_classes(predicted: np.ndarray, labels: np.ndarray, *, names: list[str]) -> dict[str, Any]:
-    """Return the metrics of predicted classes, int64 (papers,), with their intervals."""
+    """Return the metrics of predicted classes, int64 (papers,), with their intervals.
+
+    A class that has no papers here, in a file that was given, is left out of macro F1.
+    """
     found = all_metrics(predicted, labels, names=names)
     drawn = scores(Bootstrap(len(labels)).confusion(labels, predicted, len(names)))
-    found["matthews_correlation"] = float(scores(np.array(found["confusion_matrix"]))[
-        "matthews_correlation"])
+    whole = scores(np.array(found["confusion_matrix"]))
+    found |= {key: float(whole[key]) for key in ("macro_f1", "matthews_correlation")}
     found["intervals"] = {key: interval(drawn[key])
                           for key in (*COMPARED, "matthews_correlation")}
     for index, name in enumerate(names):
         found["per_class"][name]["intervals"] = {
-            key: interval(drawn[key][:, index]) for key in ("precision", "recall", "f1")}
+            key: interval(drawn[key][:, index]) if found["per_class"][name]["support"] else None
+            for key in ("precision", "recall", "f1")}
     return found
 
 

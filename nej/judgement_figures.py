@@ -54,9 +54,11 @@ def draw_confusion_matrix(metrics: dict[str, Any], target: Path) -> None:
 def draw_per_class(metrics: dict[str, Any], target: Path) -> None:
     """Draw the F1 of each class with its interval, best first, beside macro F1 and accuracy.
 
-    `metrics` are the test metrics of metrics.json, with intervals.
+    `metrics` are the test metrics of metrics.json, with intervals. Classes without papers are not
+    drawn.
     """
-    classes = sorted(metrics["per_class"].items(), key=lambda item: -item[1]["f1"])
+    classes = sorted(((name, found) for name, found in metrics["per_class"].items()
+                      if found["support"]), key=lambda item: -item[1]["f1"])
     labels = [f"{_short(name)} ({found['support']:,})" for name, found in classes]
     values = [found["f1"] for _, found in classes]
     with picture(target, size=(8.5, 1.9 + 0.24 * len(classes))) as (figure, axis):

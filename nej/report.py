@@ -101,7 +101,8 @@ def _headline(metrics: dict[str, Any]) -> list[str]:
         f"On {test['papers']:,} test papers; in brackets the 95 % interval of the bootstrap over "
         "papers.", markdown_table(("", *(title for title, _ in columns)), rows),
         "Also: " + ", ".join(more) + "."]
-    low = {name: found for name, found in test["per_class"].items() if found["f1"] < LOW_F1}
+    low = {name: found for name, found in test["per_class"].items()
+           if found["support"] and found["f1"] < LOW_F1}
     if low:
         share = sum(found["support"] for found in low.values()) / test["papers"]
         blocks.append(
@@ -127,7 +128,7 @@ def _classes(test: dict[str, Any]) -> str:
     return markdown_table(("class", "F1", "precision", "recall", "papers"), (
         (name, *(f"{found[key]:.3f} ({interval_text(found['intervals'][key])})"
                  for key in ("f1", "precision", "recall")), f"{found['support']:,}")
-        for name, found in test["per_class"].items()))
+        for name, found in test["per_class"].items() if found["support"]))
 
 
 def _confused(test: dict[str, Any]) -> str:

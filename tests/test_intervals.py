@@ -38,9 +38,10 @@ def test_one_class_alone_has_no_correlation():
 
 
 def test_a_class_that_a_resample_lacks_is_left_out_of_its_macro_f1():
-    found = scores(np.array([[[8, 0, 0], [0, 4, 0], [0, 0, 0]]]))
-    assert found["macro_f1"] == pytest.approx(1)
+    found = scores(np.array([[[8, 0, 0], [0, 4, 4], [0, 0, 0]]]))
+    assert found["macro_f1"] == pytest.approx((1 + 2 / 3) / 2)
     assert np.isnan(found["f1"][0, 2]) and np.isnan(found["recall"][0, 2])
+    assert found["precision"][0, 2] == 0
 
 
 def test_intervals_are_those_of_scipy(judged):

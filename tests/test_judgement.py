@@ -54,6 +54,18 @@ def test_two_classes_have_no_top_2_accuracy():
     assert "top_2_accuracy" not in found and found["accuracy"] == 1
 
 
+def test_a_class_without_papers_counts_for_nothing(predictions):
+    """As in a file of papers that has none of it, though the model gives it to some."""
+    rows = predictions.labels != 3
+    found = judge(Predictions([str(i) for i in range(rows.sum())], predictions.labels[rows],
+                              predictions.probabilities[rows], NAMES))
+    assert found["macro_f1"] == pytest.approx(f1_score(
+        predictions.labels[rows], predictions.predicted[rows], labels=[0, 1, 2], average="macro"))
+    low, high = found["intervals"]["macro_f1"]
+    assert low < found["macro_f1"] < high
+    assert found["per_class"]["d"]["intervals"] == {"precision": None, "recall": None, "f1": None}
+
+
 def test_a_lead_over_oneself_is_nothing(predictions):
     found = lead(predictions.predicted, predictions.predicted, predictions.labels, num_classes=4)
     assert found == {key: {"difference": 0.0, "interval": [0.0, 0.0]} for key in COMPARED}
