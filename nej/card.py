@@ -84,7 +84,7 @@ def _figures(metrics: dict[str, Any]) -> str:
         f"On {metrics['test']['papers']:,} test papers, touched by neither training nor choice; in "
         "brackets the 95 % interval:", "",
         markdown_table(("", "macro F1", "accuracy"), rows), "",
-        *(found["verdict"] for found in metrics["leads"].values()), "",
+        *(f"- {found['verdict']}" for found in metrics["leads"].values()), "",
         f"Expected calibration error: {calibration:.3f}. All figures are in `metrics.json`, "
         "with pictures in `report.html`."])
 

@@ -10,6 +10,7 @@ import numpy as np
 from nej.data_figures import BLUE, ORANGE, PALETTE, picture
 
 INTERVAL = "95 % interval"
+FEW_ANSWERED = 0.05  # the share under which an accuracy is too uncertain to draw the axis for
 
 
 def draw_confusion_matrix(metrics: dict[str, Any], target: Path) -> None:
@@ -130,24 +131,20 @@ def draw_coverage(coverage: Sequence[dict[str, Any]], target: Path, *, papers: i
     with picture(target, size=(8, 5.5)) as (figure, axis):
         axis.plot(share, accuracy, color=BLUE)
         axis.fill_between(share, low, high, color=BLUE, alpha=0.2, linewidth=0, label=INTERVAL)
+        marks = iter("osD^v")
         for name, found in (wanted or {}).items():
-            if not found:
-                continue
-            # the curve falls: there is room above it at the left, and below it at the right
-            right = found["coverage"] > 0.5
-            axis.plot(found["coverage"], found["accuracy"], "o", color=ORANGE, clip_on=False)
-            axis.annotate(f"{_percent(float(name))} right: {_percent(found['coverage'])} answered\n"
-                          f"(confidence from {found['threshold']:.2f})",
-                          (found["coverage"], found["accuracy"]), fontsize=9, color="black",
-                          xytext=(-8, -6) if right else (8, 6), textcoords="offset points",
-                          ha="right" if right else "left", va="top" if right else "bottom")
-        bottom = min(low.min(), accuracy.min())
+            if found:
+                axis.plot(found["coverage"], found["accuracy"], next(marks), color=ORANGE,
+                          markersize=8, clip_on=False, linestyle="none",
+                          label=f"{_percent(float(name))} wanted: {_percent(found['coverage'])} "
+                          f"answered (confidence from {found['threshold']:.2f})")
+        some = share >= min(FEW_ANSWERED, share.max())
+        bottom = min(low[some].min(), accuracy[some].min())
         axis.set(title="Accuracy if the model abstains where its confidence is low, "
                  f"{papers:,} test papers",
                  xlabel="share of the test papers that are answered",
                  ylabel="accuracy among the answered papers", xlim=(0, 1),
-                 ylim=(bottom - 0.12 * (1 - bottom) - 0.01, 1.005 + 0.12 * (1 - bottom)))
-        axis.set_yticks([tick for tick in axis.get_yticks() if bottom - 0.2 < tick <= 1.0001])
+                 ylim=(bottom - 0.45 * (1 - bottom) - 0.01, 1.005))
         axis.xaxis.set_major_formatter(lambda tick, _: _percent(tick))
         axis.legend(loc="lower left", frameon=False)
         axis.grid(alpha=0.3)
