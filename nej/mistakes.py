@@ -67,7 +67,7 @@ def confident_mistakes(predictions: Predictions, most: int = 20) -> list[int]:
 
 
 def mistakes(classifier: Classifier, papers: datasets.Dataset, predictions: Predictions, *,
-             most: int = 12) -> list[dict[str, Any]]:
+             most: int = 8) -> list[dict[str, Any]]:
     """Return the surest mistakes with the words that led to them, ready for JSON.
 
     Args:

@@ -134,8 +134,13 @@ def test_a_second_signal_stops_at_once(make_config):
                 signal.raise_signal(signal.SIGINT)
                 signal.raise_signal(signal.SIGINT)
     config = make_config()
-    with pytest.raises(KeyboardInterrupt):
-        train(config, callbacks=[Twice(99)])
+    # a shell starts its background jobs with SIGINT ignored
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(config, callbacks=[Twice(99)])
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert not Path(f"{config.output_dir}.lock").exists()
     assert train(config).steps == 30
 
