@@ -11,11 +11,11 @@ from scipy.stats import binomtest
 
 from nej import InputError
 from nej.intervals import Bootstrap, beyond_noise, interval, scores
+from nej.judgement import COMPARED
 from nej.lineage import lineage, papers_seen
 
 COLUMNS = ["id", "actual", "predicted", "actual_probability", "actual_rank"]
 LEAST_PROBABILITY = 5e-7  # for the log loss of what is written as 0.000000
-RATES = ("accuracy", "macro_f1", "weighted_f1")
 TOP = 3
 BETTER, SAME, WORSE = "better", "no different", "worse"
 WORDS = {BETTER: "is better than {}, beyond noise", WORSE: "is worse than {}, beyond noise",
@@ -160,7 +160,7 @@ def compare(before: Path, after: Path) -> Comparison:
         counts.append(scores(confusion))
         drawn.append(scores(boot.confusion(model.labels, model.predicted, len(a.names))))
     figures = {name: Change(name.replace("_f1", " F1"), *(float(c[name]) for c in counts),
-                            interval(drawn[1][name] - drawn[0][name]), papers) for name in RATES}
+                            interval(drawn[1][name] - drawn[0][name]), papers) for name in COMPARED}
     values = {"log_loss": (a.surprise, b.surprise)}
     if len(a.names) > TOP:
         values[f"top_{TOP}"] = tuple((model.rank <= TOP).astype(float) for model in (a, b))
