@@ -64,17 +64,59 @@ def tiny_model(tmp_path_factory) -> str:
     return str(folder)
 
 
+def _small_run(papers_csv: Path, tiny_model: str, folder: Path):
+    """Return the Config of a run of seconds that writes into a folder."""
+    return replace(
+        load_config(), data_path=str(papers_csv), model_name_or_path=tiny_model, max_length=32,
+        output_dir=str(folder / "model"), reports_dir=str(folder / "reports"),
+        report_to="none", num_train_epochs=2.0, learning_rate=1e-3, eval_steps=0.25, bf16=False)
+
+
 @pytest.fixture
 def make_config(papers_csv, tiny_model, tmp_path):
     """Return a function that makes a small run's Config; its arguments override keys."""
-    base = replace(
-        load_config(), data_path=str(papers_csv), model_name_or_path=tiny_model, max_length=32,
-        output_dir=str(tmp_path / "model"), reports_dir=str(tmp_path / "reports"),
-        report_to="none", num_train_epochs=2.0, learning_rate=1e-3, eval_steps=0.25, bf16=False)
+    base = _small_run(papers_csv, tiny_model, tmp_path)
 
     def make(**overrides) -> Config:
         return replace(base, **overrides)
     return make
+
+
+@pytest.fixture(scope="session")
+def _trained_once(papers_csv, tiny_model, tmp_path_factory) -> Path:
+    from nej.card import write_card
+    from nej.manifest import origin, write_manifest
+    from nej.training import train
+    config = replace(_small_run(papers_csv, tiny_model, tmp_path_factory.mktemp("trained")),
+                     top_k=3, num_train_epochs=1)
+
+    def finish(folder, result):
+        write_manifest(folder, config, result, origin(config))
+        write_card(folder)
+    return train(config, finish=finish).model_dir
+
+
+@pytest.fixture(scope="session")
+def _judged_once(_trained_once, tmp_path_factory) -> Path:
+    from nej.evaluation import evaluate
+    folder = tmp_path_factory.mktemp("judged") / "model"
+    shutil.copytree(_trained_once, folder)
+    evaluate(folder)
+    return folder
+
+
+@pytest.fixture
+def trained(_trained_once, tmp_path) -> tuple[Config, Path]:
+    """Return the config and the directory of a short run, not judged yet: a copy of its own."""
+    return (load_config(_trained_once / "training_config.json"),
+            Path(shutil.copytree(_trained_once, tmp_path / "model")))
+
+
+@pytest.fixture
+def judged(_trained_once, _judged_once, tmp_path) -> tuple[Config, Path]:
+    """Return the same run after it was judged."""
+    return (load_config(_trained_once / "training_config.json"),
+            Path(shutil.copytree(_judged_once, tmp_path / "model")))
 
 
 @pytest.fixture
