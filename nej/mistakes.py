@@ -93,12 +93,6 @@ def mistakes(classifier: Classifier, papers: datasets.Dataset, predictions: Pred
     } for index, row, label, given, found in zip(indices, rows, actual, predicted, words)]
 
 
-def deciding_words(classifier: Classifier, paper: Mapping[str, Any], *, predicted: int,
-                   actual: int, most: int = 5) -> list[Word]:
-    """Return what `explain` does, of one paper."""
-    return explain(classifier, [paper], predicted=[predicted], actual=[actual], most=most)[0]
-
-
 def explain(classifier: Classifier, papers: Sequence[Mapping[str, Any]], *,
             predicted: Sequence[int], actual: Sequence[int], most: int = 5) -> list[list[Word]]:
     """Return the words of each paper without which its predicted class loses most.
