@@ -95,6 +95,12 @@ def visualize(context, model=MODEL):
 
 
 @task
+def serve(context, model=MODEL, args=ARGS):
+    """Serve MODEL=models/x: a page and an API; ARGS="--port 8080 --workers 2"."""
+    _run("python", "scripts/serve.py", model, *split(args))
+
+
+@task
 def compare(context, base=BASE, model=MODEL, args=ARGS):
     """Compare MODEL=models/x with BASE=models/y on the same test papers: better, or noise?"""
     _run("python", "scripts/compare.py", base, model, *split(args))
