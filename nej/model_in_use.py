@@ -4,26 +4,18 @@ import asyncio
 import json
 import logging
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from nej import InputError
 from nej.files import checksum
-from nej.prediction import Classifier, keep_in_bf16
+from nej.prediction import Classifier, category_names, keep_in_bf16
 from nej.signals import Signals
 from nej.unknown_words import UnknownWords
 
-CATEGORIES = Path(__file__).with_name("categories.json")  # of arXiv, by code
 WATCH_SECONDS = 2.0
 
 logger = logging.getLogger(__name__)
-
-
-@cache
-def category_names() -> dict[str, str]:
-    """Return the names of arXiv's categories by their codes."""
-    return json.loads(CATEGORIES.read_text("utf-8"))
 
 
 @dataclass(frozen=True)
@@ -59,9 +51,10 @@ class ServedModel:
                              f"manifest ({manifest['weights_sha256'][:12]}); copy it again, or "
                              "train it again")
         classifier.run(classifier.read(["Whether all is well."]))
+        threshold = classifier.threshold(wanted_accuracy) if wanted_accuracy else None
         return cls(classifier=classifier, unknown_words=UnknownWords(classifier.tokenizer),
                    name=model_dir.name, version=found[:12],
-                   threshold=_threshold(model_dir, wanted_accuracy), manifest=manifest,
+                   threshold=threshold, manifest=manifest,
                    metrics=json.loads((model_dir / "metrics.json").read_text("utf-8")),
                    card=(model_dir / "README.md").read_text("utf-8"))
 
@@ -78,23 +71,6 @@ def _load_classifier(model_dir: Path) -> Classifier:
     classifier = Classifier.load(model_dir)
     keep_in_bf16(classifier)
     return classifier
-
-
-def _threshold(model_dir: Path, wanted_accuracy: float | None) -> float | None:
-    if wanted_accuracy is None:
-        return None
-    try:
-        calibration = json.loads((model_dir / "calibration.json").read_text("utf-8"))
-    except FileNotFoundError:
-        calibration = {}
-    thresholds = calibration.get("thresholds", {})
-    threshold = thresholds.get(str(wanted_accuracy))
-    if threshold is None:
-        there = ", ".join(key for key, value in thresholds.items() if value is not None) or "none"
-        logger.warning("%s has no threshold for an accuracy of %s (it has: %s) and will not "
-                       "abstain; `make evaluate` finds thresholds", model_dir, wanted_accuracy,
-                       there)
-    return threshold
 
 
 class ModelInUse:
