@@ -184,14 +184,19 @@ def backend_fields(model_dir: Path) -> dict[str, Any]:
     Raises:
         InputError: no finished model there.
     """
-    if not (model_dir / "manifest.json").exists():
-        raise InputError(f"{model_dir} is not a finished model directory: no manifest.json in "
-                         "it; train one with scripts/train.py, or name another")
+    require_model(model_dir)
     names = json.loads((model_dir / "config.json").read_text("utf-8"))["id2label"]
     return {"model_dir": model_dir, "config": load_config(model_dir / CONFIG_FILE),
             "names": [names[str(index)] for index in range(len(names))],
             "tokenizer": load_tokenizer(str(model_dir)),
             "temperature": calibration(model_dir).get("temperature", 1.0)}
+
+
+def require_model(model_dir: Path) -> None:
+    """Raise InputError unless a finished model is there."""
+    if not (model_dir / "manifest.json").exists():
+        raise InputError(f"{model_dir} is not a finished model directory: no manifest.json in "
+                         "it; train one with scripts/train.py, or name another")
 
 
 def calibration(model_dir: Path) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def _read(file: BinaryIO, kind: str, named: str, needed: Collection[str], *, siz
                             errors="surrogateescape", newline="" if columns else None)
     return Records(kind, columns,
                    _csv_records(text, columns, named) if columns else _json_records(text),
-                   lambda: file.tell() / size if size else None)
+                   lambda: (1.0 if file.closed else file.tell() / size) if size else None)
 
 
 def _csv_records(file: Iterable[str], columns: list[str], named: str
