@@ -40,7 +40,7 @@ REFUSALS: dict[int, dict[str, Any]] = {
 DESCRIPTION = """Sorts arXiv papers into categories by their summaries.
 
 Probabilities are calibrated on validation papers. Where the most probable category is under the
-model's threshold, it says that it abstains. `GET /model` tells what the model knows and how good
+model's threshold, it says that it abstains. GET /model tells what the model knows and how good
 it is."""
 
 logger = logging.getLogger(__name__)
