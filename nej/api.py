@@ -40,7 +40,7 @@ REFUSALS: dict[int, dict[str, Any]] = {
 DESCRIPTION = """Sorts arXiv papers into categories by their summaries.
 
 Probabilities are calibrated on validation papers. Where the most probable category is under the
-model's threshold, it says that it abstains. `GET /model` tells what the model knows and how good
+model's threshold, it says that it abstains. GET /model tells what the model knows and how good
 it is."""
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def create_app(settings: Settings) -> FastAPI:
     """
     service = Service(settings)
     app = FastAPI(title="nej", version=_version(), description=DESCRIPTION, docs_url=None,
-                  redoc_url=None, lifespan=_lifespan, max_body_size=BODY_BYTES,
+                  redoc_url=None, lifespan=_lifespan,
                   exception_handlers={RequestValidationError: _invalid, Exception: _broken})
     app.state.service = service
     locks = [Depends(_lock(settings.token))] if settings.token else []
@@ -108,7 +108,8 @@ def _predicting(service: Service) -> APIRouter:
         """Tell which model answers, what it was made from and how good it is."""
         return service.describe()
 
-    @router.get("/metrics", response_class=PlainTextResponse, tags=["operation"])
+    @router.get("/metrics", response_class=Response, tags=["operation"], responses={
+        200: {"content": {"text/plain": {"schema": {"type": "string"}}}}})
     def metrics() -> Response:
         """Tell Prometheus about load, answers and papers."""
         return PlainTextResponse(service.signals.text())
@@ -183,6 +184,9 @@ async def _lifespan(app: FastAPI):
 
 
 async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+    if isinstance(error.body, bytes) and error.body:  # FastAPI took it for no JSON
+        return JSONResponse({"detail": "the body must be JSON, with Content-Type: "
+                                       "application/json"}, 422)
     # what was sent is not sent back: it may be long, no valid text, or not a number
     return JSONResponse({"detail": sentence(error.errors())}, 422)
 

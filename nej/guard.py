@@ -1,4 +1,4 @@
-"""Around each request: security headers, time for its body, what Prometheus counts."""
+"""Around each request: security headers, limits of its body, what Prometheus counts."""
 
 import asyncio
 import time
@@ -6,6 +6,7 @@ import time
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from nej.schemas import BODY_BYTES
 from nej.signals import Signals
 
 BODY_SECONDS = 20
@@ -29,11 +30,13 @@ class Guard:
         """Pass a request on."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        status, whole = 500, False
+        status, whole, size_bytes = 500, False, 0
         started = time.perf_counter()
+        announced = int(dict(scope["headers"]).get(b"content-length", 0))  # digits, says uvicorn
 
-        async def receive_in_time() -> Message:
-            nonlocal whole
+        async def receive_within_limits() -> Message:
+            # FastAPI's own limit would answer with a text where all else is JSON
+            nonlocal whole, size_bytes
             if whole:  # from here on one waits for the client to go
                 return await receive()
             try:
@@ -42,7 +45,11 @@ class Guard:
             except TimeoutError:
                 raise HTTPException(408, "the body did not come in time",
                                     {"Connection": "close"}) from None
+            size_bytes += len(message.get("body", b""))
             whole = not message.get("more_body", False)
+            if max(size_bytes, announced) > BODY_BYTES:
+                raise HTTPException(413, f"the body is over {BODY_BYTES:,} bytes",
+                                    {"Connection": "close"})
             return message
 
         async def send_guarded(message: Message) -> None:
@@ -54,7 +61,7 @@ class Guard:
             await send(message)
         deadline = asyncio.get_running_loop().time() + BODY_SECONDS
         try:
-            await self.app(scope, receive_in_time, send_guarded)
+            await self.app(scope, receive_within_limits, send_guarded)
         finally:
             path = getattr(scope.get("route"), "path", "other")
             self.signals.requests.labels(path, str(status)).inc()

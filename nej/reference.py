@@ -72,6 +72,7 @@ def _linked(schema: dict[str, Any]) -> str:
 
 
 def _kind(schema: dict[str, Any]) -> str:
-    bounds = [f"{words} {schema[key]:,}" for key, words in (
+    bounds = [f"{words} {schema[key]:,g}" for key, words in (
         ("minimum", "from"), ("maximum", "to"), ("maxLength", "of at most")) if key in schema]
-    return " ".join([schema.get("type", "anything"), *bounds])
+    characters = ["characters"] * ("maxLength" in schema)
+    return " ".join([schema.get("type", "anything"), *bounds, *characters])

@@ -18,7 +18,7 @@ class Paper(BaseModel):
     """A paper to sort: its summary, and its title if there is one."""
 
     model_config = ConfigDict(extra="forbid", strict=True, regex_engine="python-re")
-    title: Annotated[str, Field(max_length=TITLE_CHARACTERS, pattern=NO_NUL)] = ""
+    title: Annotated[str, Field(max_length=TITLE_CHARACTERS, pattern=NO_NUL)] | None = None
     summary: Annotated[str, Field(min_length=1, max_length=SUMMARY_CHARACTERS, pattern=SOME_TEXT)]
 
 
@@ -95,6 +95,7 @@ class Problem(BaseModel):
 _REMEDIES = {
     "missing": "is missing",
     "string_type": "must be a text",
+    "string_unicode": "has half of a surrogate pair, and that is no text; decode the paper again",
     "model_type": "must be an object with a summary and, if there is one, a title",
     "model_attributes_type": "must be an object with a summary and, if there is one, a title",
     "too_long": f"must be at most {MOST_PAPERS} papers; send several requests",

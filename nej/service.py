@@ -54,7 +54,7 @@ class Service:
         served = self.model.current
         work = asyncio.ensure_future(self.batcher.answer(
             served.classifier, [paper.summary for paper in papers],
-            [paper.title for paper in papers]))
+            [paper.title or "" for paper in papers]))
         leaving = asyncio.ensure_future(disconnected())
         try:
             await asyncio.wait({work, leaving}, timeout=self.settings.deadline_seconds,
@@ -104,7 +104,7 @@ class Service:
             rows.append({
                 "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
                 "model": served.name, "version": served.version,
-                "title_characters": len(paper.title), "summary_characters": len(paper.summary),
+                "title_characters": len(paper.title or ""), "summary_characters": len(paper.summary),
                 **seen, "embedding": embedding})
             if self.settings.log_texts:
                 rows[-1] |= {"title": paper.title, "summary": paper.summary}
