@@ -119,8 +119,10 @@ def _to_file(records: Records, model_dir: Path, source: Path, target: Path, kind
     state.wait_for_everyone()
     if not state.is_main_process:
         return None
-    summary = _join([_part(partial, number) for number in range(windows)], target, kind,
+    whole = partial / target.name  # a kill leaves nothing beside the target
+    summary = _join([_part(partial, number) for number in range(windows)], whole, kind,
                     schema(how.top_k))
+    os.replace(whole, target)
     shutil.rmtree(partial)
     return summary
 
@@ -210,7 +212,7 @@ def _with_progress(items: Iterator[tuple]) -> Iterator[tuple]:
             yield item
             window, *read = item
             bar.total = window.total
-            if not read:
+            if not read and not bar.disable:
                 bar.initial += len(window.papers)
             bar.update(len(window.papers))
 
