@@ -92,12 +92,12 @@ def load_backend(model_dir: Path, name: str | None = None) -> Backend:
     if fault:
         logger.info("back end: %s (%s)", TORCH, fault)
         return classifier
-    rates = {backend: papers_per_second(backend)
-             for backend in (classifier, Exported.load(model_dir))}
+    backends = {TORCH: classifier, OPENVINO: Exported.load(model_dir)}
+    rates = {name: papers_per_second(backend) for name, backend in backends.items()}
     best = max(rates, key=rates.get)
-    logger.info("back end: %s (%s)", backend_name(best), ", ".join(
-        f"{backend_name(backend)}: {rate:.0f} papers/s" for backend, rate in rates.items()))
-    return best
+    logger.info("back end: %s (%s)", best, ", ".join(
+        f"{name}: {rate:.0f} papers/s" for name, rate in rates.items()))
+    return backends[best]
 
 
 def export_fault(model_dir: Path) -> str | None:
