@@ -10,6 +10,8 @@ from invoke import Exit, task
 BASE = os.environ.get("BASE", "models/production")
 CONFIG = os.environ.get("CONFIG", "configs/base.json")  # `make train CONFIG=...` sets it
 MODEL = os.environ.get("MODEL", "models/quickstart")
+PAPERS = os.environ.get("PAPERS", "logs/predictions.jsonl")
+OUTPUT = os.environ.get("OUTPUT", "labelled.parquet")
 SOURCE = os.environ.get("SOURCE", "")
 ACCEPT = os.environ.get("ACCEPT", "")
 ARGS = os.environ.get("ARGS", "")
@@ -95,6 +97,12 @@ def visualize(context, model=MODEL):
 
 
 @task
+def serve(context, model=MODEL, args=ARGS):
+    """Serve MODEL=models/x: a page and an API; ARGS="--port 8080 --workers 2"."""
+    _run("python", "scripts/serve.py", model, *split(args))
+
+
+@task
 def compare(context, base=BASE, model=MODEL, args=ARGS):
     """Compare MODEL=models/x with BASE=models/y on the same test papers: better, or noise?"""
     _run("python", "scripts/compare.py", base, model, *split(args))
@@ -128,6 +136,24 @@ def runs_compare(context, base=BASE, model=MODEL):
 def reproduce(context, model=MODEL):
     """Train MODEL=models/x again from its manifest: identical, or what differs."""
     _run("python", "scripts/reproduce.py", model)
+
+
+@task
+def predict(context, model=MODEL, papers=PAPERS, output=OUTPUT, args=ARGS):
+    """Label the papers of PAPERS=file with MODEL=models/x into OUTPUT=file."""
+    _run("python", "scripts/predict.py", model, papers, "--output", output, *split(args))
+
+
+@task
+def export(context, model=MODEL):
+    """Export MODEL=models/x for CPUs, 8 bits; refused if it answers otherwise."""
+    _run("python", "scripts/export.py", model)
+
+
+@task
+def drift(context, model=MODEL, papers=PAPERS, args=ARGS):
+    """Tell whether PAPERS=a log of predictions or a file are like MODEL's test papers."""
+    _run("python", "scripts/drift.py", model, papers, *split(args))
 
 
 @task

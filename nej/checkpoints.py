@@ -45,18 +45,18 @@ class UnfinishedRun:
 
 
 @contextmanager
-def sole_run(model_dir: Path) -> Iterator[None]:
-    """Let no other run work on `model_dir` while the block lasts.
+def sole_run(target: Path, *, option: str = "output_dir") -> Iterator[None]:
+    """Let no other run work on `target`, which `option` names, while the block lasts.
 
     Raises:
         InputError: another one does.
     """
-    lock = FileLock(model_dir.with_name(model_dir.name + ".lock"), timeout=0)
+    lock = FileLock(target.with_name(target.name + ".lock"), timeout=0)
     is_main = PartialState().is_main_process
     free = [True]
     if is_main:
-        with explained_writes(model_dir.parent):
-            model_dir.parent.mkdir(parents=True, exist_ok=True)
+        with explained_writes(target.parent):
+            target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 lock.acquire()
             except Timeout:
@@ -64,8 +64,8 @@ def sole_run(model_dir: Path) -> Iterator[None]:
     if PartialState().num_processes > 1:
         broadcast_object_list(free)
     if not free[0]:
-        raise InputError(f"output_dir: another run is working on {model_dir} at this moment; wait "
-                         "until it has ended, or name another --output_dir")
+        raise InputError(f"{option}: another run is working on {target} at this moment; wait until "
+                         f"it has ended, or name another --{option.strip('-')}")
     try:
         yield
     finally:

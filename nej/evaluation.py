@@ -17,6 +17,7 @@ from nej.baselines import baseline_predictions
 from nej.calibration import calibrate, judge_calibration
 from nej.card import write_card
 from nej.dataset import cache_folder, load_dataset
+from nej.drift import signals, write_reference
 from nej.figures import draw_model
 from nej.files import CONFIG_FILE, checksum, replacing, write_csv, write_json
 from nej.judgement import COMPARED, judge, judge_classes, lead, verdict
@@ -26,6 +27,7 @@ from nej.mistakes import label_issues, mistakes, write_label_issues
 from nej.prediction import Classifier, softmax
 from nej.report import write_report
 from nej.slices import slices
+from nej.unknown_words import UnknownWords
 
 logger = logging.getLogger(__name__)
 
@@ -78,8 +80,8 @@ def evaluate(model_dir: Path, *, data_path: Path | None = None, papers_path: Pat
 
     Writes into the model directory metrics.json, of it headline.json, calibration.json,
     predictions.csv, embeddings.npy, mistakes.json, label_issues.csv, figures/, report.md,
-    report.html and the model card README.md. For papers that are given, all but the card go to
-    reports/<model>-on-<file>.
+    report.html, the model card README.md and reference.json, by which drift is seen. For papers
+    that are given, all but the last two go to reports/<model>-on-<file>.
 
     Args:
         model_dir: what `train` made.
@@ -153,6 +155,9 @@ def evaluate(model_dir: Path, *, data_path: Path | None = None, papers_path: Pat
         for name, found in (("test", metrics["test"]), *baselines.items())})
     if papers_path is None:
         write_card(model_dir)
+        write_reference(model_dir, signals(
+            test, outputs, names=names, temperature=calibration["temperature"],
+            unknown_words=UnknownWords(classifier.tokenizer)))
     draw_model(model_dir, folder / "figures", judged_in=folder)
     write_report(folder, model_dir)
     return EvaluationReport.load(folder)

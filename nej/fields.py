@@ -110,6 +110,15 @@ def collapse_spaces(texts: pa.Array) -> pa.Array:
     return pc.replace_with_mask(texts, mask, pa.array(clean, pa.string()))
 
 
+def is_text(value: str) -> bool:
+    """Return whether a string can be written: it has no half of a surrogate pair in it."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _odd_texts(texts: pa.Array) -> np.ndarray:
     """Return the indices of texts that have other white space than single spaces inside."""
     offsets, data = _buffers(texts)
