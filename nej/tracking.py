@@ -7,8 +7,9 @@ import json
 import logging
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,10 @@ from nej.tracked_model import log_data, log_judgement, log_model
 
 logger = logging.getLogger(__name__)
 
-# W&B's client says nothing but errors, and does not wait forever for a server that is gone; a
-# variable of the same name, WANDB_INIT_TIMEOUT for one, goes over it
-CLIENT = {"quiet": True, "show_info": False, "show_warnings": False, "init_timeout": 30.0,
-          "finish_timeout": 120.0, "finish_timeout_raises": True}
+# W&B's client says what goes wrong and no more, and does not wait forever for a server that is
+# gone; a variable of the same name, WANDB_INIT_TIMEOUT for one, goes over it
+CLIENT = {"show_info": False, "init_timeout": 30.0, "finish_timeout": 120.0,
+          "finish_timeout_raises": True}
 
 
 def survives(method: Callable[..., None]) -> Callable[..., None]:
@@ -89,15 +90,20 @@ class Tracker(TrainerCallback):
         self._send()
         if self.run is not None:
             log_judgement(self.run, model_dir, step=state["global_step"] + 1)
-            log_model(self.run, model_dir)
+            self._attach("model", partial(log_model, self.run, model_dir))
             self.run.finish()
             self.run = None
 
     def fail(self, error: Exception) -> None:
         """Say in one line that the tracking is over, and where the rest of it is."""
-        folder = "" if self.run is None else f"; what it has is in {_folder(self.run)}"
-        logger.warning("W&B failed (%s); the run goes on without it%s", _reason(error), folder)
+        rest = "" if self.run is None else f"; send what it lacks with: {_sync_command(self.run)}"
+        logger.warning("W&B failed (%s); all else goes on%s", _reason(error), rest)
         self.run = None
+        import wandb
+        from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
+        if isinstance(error, (ConnectionError, HandleAbandonedError, MailboxClosedError)):
+            with suppress(Exception, SystemExit):  # its process died; or it would complain at exit
+                wandb.teardown()
 
     def _start(self, history: Sequence[dict[str, Any]]) -> None:
         self.started = True
@@ -107,11 +113,19 @@ class Tracker(TrainerCallback):
         self.first_step = self.run.starting_step
         for log in history:
             self._add(log["step"], log)
-        log_data(self.run, self.origin)
+        self._attach("data", partial(log_data, self.run, self.origin))
+
+    def _attach(self, what: str, log: Callable[[], None]) -> None:
+        """Log an artifact; the client asks the server about it, which may fail for itself."""
+        try:
+            log()
+        except Exception as error:
+            logger.warning("W&B takes no artifact of the %s (%s)", what, _reason(error))
 
     def _open(self, *, resumed: bool) -> Any:
         """Return the run, None where W&B is disabled; say in one line where it can be seen."""
         import wandb
+        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # the client's own metrics
         given = {name: value for name, value in CLIENT.items()
                  if f"WANDB_{name.upper()}" not in os.environ}
         settings = wandb.setup(wandb.Settings(**given)).settings  # of variables and files too
@@ -122,19 +136,19 @@ class Tracker(TrainerCallback):
                 "name": self.config.run_name or settings.run_name or self.name}
         if settings.sweep_id:
             ours = {}
+        silent = wandb.Settings(silent=True)  # no page at the end
         ours["config"] = asdict(self.config) | {key: self.origin[key] for key in ("git", "data")}
         reason = _why_offline(settings)
         if reason is None:
             try:
-                run = wandb.init(**ours, resume="allow" if resumed else None)
+                run = wandb.init(**ours, resume="allow" if resumed else None, settings=silent)
                 logger.info("W&B: %s", run.url)
                 return run
             except Exception as error:
                 reason = _reason(error)
-        run = wandb.init(**ours, mode="offline")
+        run = wandb.init(**ours, mode="offline", settings=silent)
         _supersede(run)
-        logger.info("W&B is offline (%s); send the run later with: wandb sync %s",
-                    reason, _folder(run))
+        logger.info("W&B is offline (%s); send the run later with: %s", reason, _sync_command(run))
         return run
 
     def _add(self, step: int, logs: dict[str, Any]) -> None:
@@ -178,8 +192,9 @@ def _supersede(run: Any) -> None:
             file.with_name(f"{file.name}.synced").touch()
 
 
-def _folder(run: Any) -> str:
-    return os.path.relpath(run.settings.sync_dir)
+def _sync_command(run: Any) -> str:
+    online = "" if run.offline else "--include-online "
+    return f"wandb sync {online}{os.path.relpath(run.settings.sync_dir)}"
 
 
 def _reason(error: Exception) -> str:

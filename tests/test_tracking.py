@@ -142,6 +142,9 @@ def lines(caplog) -> list[str]:
 
 def test_offline_all_is_on_the_disk_and_can_be_sent_later(tracked, monkeypatch, caplog):
     caplog.set_level(logging.INFO, "nej")
+    for name, value in {"RUN_GROUP": "seeds", "TAGS": "paper,final", "NOTES": "more dropout",
+                        "PROJECT": "theses", "ENTITY": "library", "NAME": "third"}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
     tracker = track(tracked, judge=True)
     said, = lines(caplog)
     assert "offline (no way to http://127.0.0.1:9)" in said
@@ -150,6 +153,10 @@ def test_offline_all_is_on_the_disk_and_can_be_sent_later(tracked, monkeypatch, 
     assert file.parent == folder
     found = read_offline(file)
 
+    run = found.run
+    assert (run.project, run.entity, run.display_name) == ("theses", "library", "third")
+    assert (run.run_group, list(run.tags), run.notes) == (
+        "seeds", ["paper", "final"], "more dropout")
     assert found.config["learning_rate"] == tracked.learning_rate
     assert found.config["data"]["md5"] and found.config["git"]["commit"]
     assert losses(found.history) == trace(tracked) and len(trace(tracked)) == STEPS
@@ -216,7 +223,9 @@ def test_killed_and_resumed_offline_is_one_run_in_one_file(tracked, monkeypatch)
 
 
 @pytest.mark.parametrize("parts", ["online online", "offline online", "online offline"])
-def test_killed_and_resumed_online_is_one_run_there(tracked, server, monkeypatch, parts):
+def test_killed_and_resumed_online_is_one_run_there(
+        tracked, server, monkeypatch, capfd, caplog, tmp_path, parts):
+    caplog.set_level(logging.INFO)
     before, after = parts.split()
     monkeypatch.setenv("WANDB_MODE", before)
     track_until_killed(tracked, 6)
@@ -228,6 +237,8 @@ def test_killed_and_resumed_online_is_one_run_there(tracked, server, monkeypatch
     assert losses(run.history) == trace(tracked) and len(trace(tracked)) == STEPS
     assert list(validations(run.history)) == [4, 8, 12]
     assert run.config["seed"]["value"] == tracked.seed and run.exit_code == 0
+    assert KEY not in "".join(capfd.readouterr()) + caplog.text
+    assert_nowhere(KEY, tmp_path)
 
 
 def test_a_run_whose_last_steps_were_sent_already_does_not_send_them_again(tracked, server):
@@ -243,18 +254,6 @@ def test_a_run_whose_last_steps_were_sent_already_does_not_send_them_again(track
     assert losses(run.history) == trace(tracked)
 
 
-def test_group_tags_notes_project_and_entity_come_from_wandbs_variables(tracked, monkeypatch):
-    for name, value in {"RUN_GROUP": "seeds", "TAGS": "paper,final", "NOTES": "more dropout",
-                        "PROJECT": "theses", "ENTITY": "library", "NAME": "third"}.items():
-        monkeypatch.setenv(f"WANDB_{name}", value)
-    track(tracked)
-    file, = offline_files()
-    run = read_offline(file).run
-    assert (run.run_group, list(run.tags), run.notes) == ("seeds", ["paper", "final"],
-                                                          "more dropout")
-    assert (run.project, run.entity, run.display_name) == ("theses", "library", "third")
-
-
 def test_with_a_wrong_key_the_run_is_offline_and_no_key_is_said_or_written(
         tracked, server, monkeypatch, caplog, capfd, tmp_path):
     caplog.set_level(logging.INFO)
@@ -268,62 +267,55 @@ def test_with_a_wrong_key_the_run_is_offline_and_no_key_is_said_or_written(
     assert_nowhere(wrong, tmp_path)
 
 
-def test_a_good_key_is_not_said_or_written_either(tracked, server, caplog, capfd, tmp_path):
-    caplog.set_level(logging.INFO)
-    track(tracked)
-    run, = server.runs.values()
-    assert losses(run.history) == trace(tracked)
-    assert lines(caplog) == [f"W&B: {server.url}/tester/nej/runs/{run.id}"]
-    assert KEY not in "".join(capfd.readouterr()) + caplog.text
-    assert_nowhere(KEY, tmp_path)
-
-
 def assert_nowhere(key: str, folder: Path) -> None:
     files = [file for file in folder.rglob("*") if file.is_file()]
     assert any(file.suffix == ".wandb" for file in files)
     assert [file for file in files if key.encode() in file.read_bytes()] == []
 
 
-@pytest.mark.parametrize("status", [402, 403, 500])
 def test_when_wandb_refuses_in_the_middle_training_goes_on_and_nothing_is_lost(
-        tracked, server, monkeypatch, caplog, capfd, status):
-    monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "1")
-
-    def refuse():
-        server.status = dict.fromkeys(server.status, status)
+        tracked, server, capfd):
+    def refuse():  # the quota is used up
+        server.status = {"graphql": 402, "file_stream": 403, "upload": 403}
     track(tracked, At(5, refuse))
-    said = "".join(capfd.readouterr()) + "".join(lines(caplog))
-    print(said)
+    said, = [line for line in capfd.readouterr().err.splitlines() if "wandb:" in line]
+    assert "not be synced, but it will still be written to disk" in said
     file, = Path("wandb").glob("run-*/*.wandb")
     assert losses(read_offline(file).history) == trace(tracked)
 
 
+@pytest.mark.parametrize("resumed", [False, True])
 def test_when_the_network_goes_training_goes_on_and_the_rest_can_be_sent_later(
-        tracked, server, monkeypatch, caplog):
+        tracked, server, monkeypatch, caplog, resumed):
     monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "1")
-    tracker = track(tracked, At(5, server.close))
-    said = lines(caplog)
-    print(said)
-    file, = Path("wandb").glob("run-*/*.wandb")
+    if resumed:
+        track_until_killed(tracked, 6)
+    tracker = track(tracked, At(8, server.close))
+    assert len(trace(tracked)) == STEPS
+    said, = lines(caplog)
+    assert "W&B failed (Timed out" in said
+    folder = Path(said.split("wandb sync --include-online ")[1])
     with WandbServer() as back:
         for name, value in back.environment().items():
             monkeypatch.setenv(name, value)
         back.runs = server.runs
-        sync(file.parent, include_online=True)
+        sync(folder, include_online=True)
         assert losses(back.runs[tracker.id].history) == trace(tracked)
 
 
-def test_when_wandbs_own_process_dies_training_goes_on(tracked, caplog, capfd):
-    track_apart(tracked, At(5, kill_client))
+def test_when_wandbs_own_process_dies_training_goes_on(tracked, caplog):
+    track(tracked, At(5, kill_client))
     assert len(trace(tracked)) == STEPS
+    said, = lines(caplog)
+    assert "W&B failed (" in said
 
 
-def test_when_nothing_can_be_written_training_goes_on(tracked, monkeypatch, caplog, tmp_path):
+def test_when_nothing_can_be_written_training_goes_on(tracked, caplog, tmp_path):
     (tmp_path / "wandb").write_text("in the way")
     track(tracked)
-    said, = lines(caplog)
-    print(said)
     assert len(trace(tracked)) == STEPS
+    said, = lines(caplog)
+    assert "W&B failed (" in said and "all else goes on" in said
 
 
 def test_only_the_main_process_talks_to_wandb(tracked, tmp_path):
@@ -332,11 +324,11 @@ def test_only_the_main_process_talks_to_wandb(tracked, tmp_path):
     for event in ("on_init_end", "on_train_begin", "on_step_begin"):
         getattr(tracker, event)(None, state, None)
     tracker.on_log(None, state, None, {"loss": 1.0})
-    assert wandb.run is None and not (tmp_path / "wandb").exists()
+    assert tracker.run is None and not (tmp_path / "wandb").exists()
 
 
 def test_disabled_and_none_leave_nothing(tracked, monkeypatch, tmp_path):
     train(replace(tracked, report_to="none", output_dir=str(tmp_path / "untracked")))
     monkeypatch.setenv("WANDB_MODE", "disabled")
     track(tracked)
-    assert wandb.run is None and not (tmp_path / "wandb").exists()
+    assert not (tmp_path / "wandb").exists()
