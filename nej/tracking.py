@@ -131,11 +131,11 @@ class Tracker(TrainerCallback):
         settings = wandb.setup(wandb.Settings(**given)).settings  # of variables and files too
         if settings.mode == "disabled":
             return None
-        # where a variable says it the client has it already, and a sweep's must not be given again
-        ours = {"id": settings.run_id or self.id, "project": settings.project or "nej",
-                "name": self.config.run_name or settings.run_name or self.name}
-        if settings.sweep_id:
-            ours = {}
+        if settings.sweep_id:  # its trials are the agent's to name
+            ours = {"name": self.config.run_name}
+        else:  # W&B's variables go over ours
+            ours = {"id": settings.run_id or self.id, "project": settings.project or "nej",
+                    "name": self.config.run_name or settings.run_name or self.name}
         silent = wandb.Settings(silent=True)  # no page at the end
         ours["config"] = asdict(self.config) | {key: self.origin[key] for key in ("git", "data")}
         reason = _why_offline(settings)

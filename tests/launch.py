@@ -3,10 +3,10 @@
     python tests/launch.py runs.json
 
 runs.json is a list of {"name", "world_size", "config"}; they run one after the other. More keys:
-"stop_at", a step; "tracked", whether by W&B; "hosts", for each process a network namespace and the name of its cable, the
-first of which has the address "master"; "before", a command to run first; "exit_code", what each
-process must end with. Each process writes <output_dir>.<name>.<rank>.json: the papers of each of
-its steps, how many were validated, and whether the run was stopped.
+"stop_at", a step; "tracked", whether by W&B; "hosts", for each process a network namespace and the
+name of its cable, the first of which has the address "master"; "before", a command to run first;
+"exit_code", what each process must end with. Each process writes <output_dir>.<name>.<rank>.json:
+the papers of each of its steps, how many were validated, and whether the run was stopped.
 """
 
 import ctypes

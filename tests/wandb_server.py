@@ -65,7 +65,8 @@ class WandbServer:
     """The server, in a thread of this process.
 
     Attributes to set: `status`, what requests of a kind answer in place of 200; `trials`, what the
-    next sweep is to try; `stop`, ids of runs that the server wants to end, as Hyperband does.
+    next sweep is to try; `stop`, runs that it ends early as Hyperband does, by their id, and after
+    how many values of the sweep's metric.
     """
 
     def __init__(self):
@@ -74,12 +75,10 @@ class WandbServer:
         self.artifacts: dict[str, dict[str, Any]] = {}
         self.operations: list[tuple[str, dict[str, Any]]] = []  # GraphQL: name and variables
         self.trials: list[dict[str, Any]] = []
-        self.stop: set[str] = set()
+        self.stop: dict[str, int] = {}
         self.status = {"graphql": 200, "file_stream": 200, "upload": 200}
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type(
-            "Handler", (_Handler,), {"world": self}))
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"world": self}))
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> "WandbServer":
@@ -180,8 +179,8 @@ class WandbServer:
             "name": made["artifactCollectionName"], "type": made["artifactTypeName"],
             "digest": made["digest"], "metadata": json.loads(made.get("metadata") or "{}"),
             "aliases": [alias["alias"] for alias in made.get("aliases") or []],
-            "run": made.get("runName"), "client_id": made.get("clientID"), "state": "PENDING",
-            "files": {}})
+            "project": made["projectName"], "run": made.get("runName"),
+            "client_id": made.get("clientID"), "state": "PENDING", "files": {}})
         return {"createArtifact": {"artifact": {
             "id": key, "state": known["state"], "artifactSequence": {"latestArtifact": None}}}}
 
@@ -189,7 +188,8 @@ class WandbServer:
         return {"createArtifactManifest": self._manifest(v["artifactID"])}
 
     def _on_UpdateArtifactManifest(self, v):
-        return {"updateArtifactManifest": self._manifest(v["artifactManifestID"][len("manifest-"):])}
+        return {"updateArtifactManifest": self._manifest(
+            v["artifactManifestID"].removeprefix("manifest-"))}
 
     def _manifest(self, key):
         return {"artifactManifest": {"id": f"manifest-{key}", "file": {
@@ -207,6 +207,23 @@ class WandbServer:
         self.artifacts[v["artifactID"]]["state"] = "COMMITTED"
         return {"commitArtifact": {"artifact": {
             "id": v["artifactID"], "digest": self.artifacts[v["artifactID"]]["digest"]}}}
+
+    def _on_ArtifactByID(self, v):
+        known = self.artifacts[v["id"]]
+        project = _project(known["project"]) | {"internalId": "project"}
+        sequence = {"__typename": "ArtifactSequence", "name": known["name"], "project": project}
+        return {"artifact": {
+            "__typename": "Artifact", "id": v["id"], "artifactSequence": sequence,
+            "versionIndex": 0, "artifactType": {"name": known["type"]}, "description": None,
+            "metadata": json.dumps(known["metadata"]), "ttlDurationSeconds": -1,
+            "ttlIsInherited": True, "tags": [], "historyStep": None, "state": known["state"],
+            "size": 0, "digest": known["digest"], "commitHash": None,
+            "fileCount": len(known["files"]), "createdAt": "2026-01-01T00:00:00Z",
+            "updatedAt": None, "aliases": []}}
+
+    def _on_ArtifactManifest(self, v):
+        return {"artifact": {"currentManifest": {"file": {
+            "directUrl": f"{self.url}/upload/artifact/{v['artifact_id']}/manifest"}}}}
 
     def _on_ClientIDMapping(self, v):
         found = [key for key, artifact in self.artifacts.items()
@@ -237,9 +254,12 @@ class WandbServer:
     def _on_Heartbeat(self, v):
         sweep = self.sweeps[v["id"]]
         sweep.running = set(json.loads(v["runState"]))
-        commands = [{"type": "stop", "run_id": name} for name in sweep.running & self.stop]
+        metric = sweep.config.get("metric", {}).get("name")
+        commands = [{"type": "stop", "run_id": name} for name in sweep.running & set(self.stop)
+                    if sum(metric in row for row in self.run(name).history) >= self.stop[name]]
         if not sweep.running and len(sweep.started) < len(sweep.trials):
-            settings = sweep.trials[len(sweep.started)]
+            settings = {key: found["value"] for key, found in sweep.config["parameters"].items()
+                        if "value" in found} | sweep.trials[len(sweep.started)]
             sweep.started.append(f"{v['id']}-{len(sweep.started) + 1}")
             commands.append({
                 "type": "run", "run_id": sweep.started[-1],
@@ -260,7 +280,7 @@ class WandbServer:
                     run.lines[file][chunk["offset"] + number] = line
             if sent.get("complete"):
                 run.exit_code = sent.get("exitcode")
-            return {"stopped": name in self.stop, "limits": {}}
+            return {"limits": {}}
 
     def upload(self, kind: str, name: str, file: str, content: bytes) -> None:
         """Take a file of a run, or one of an artifact."""
@@ -283,6 +303,13 @@ def _named(name: str) -> dict[str, str]:
 
 def _project(name: str | None) -> dict[str, Any]:
     return {**_named(name or "uncategorized"), "entity": _named(ENTITY)}
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request, client_address):
+        """Say nothing of clients that were killed."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -313,7 +340,11 @@ class _Handler(BaseHTTPRequestHandler):
         self._send_or_fail("upload", lambda: self.world.upload(kind, name, file, body) or {})
 
     def do_GET(self):
-        self._send(200, {})  # whether there is a server
+        """Answer whether there is a server, or with a file of an artifact."""
+        if match := re.fullmatch(r"/upload/artifact/([^/]+)/(.+)", unquote(self.path)):
+            self._send(200, json.loads(self.world.artifacts[match[1]]["files"][match[2]]))
+        else:
+            self._send(200, {})
 
     do_HEAD = do_GET
 
