@@ -20,7 +20,7 @@ from nej.dataset import cache_folder, load_dataset
 from nej.drift import signals, write_reference
 from nej.figures import draw_model
 from nej.files import CONFIG_FILE, checksum, replacing, write_csv, write_json
-from nej.judgement import COMPARED, judge, judge_classes, lead, verdict
+from nej.judgement import COMPARED, judge, judge_classes, lead, precision_recall, verdict
 from nej.labelled import read_labelled
 from nej.metrics import Predictions, best_validation
 from nej.mistakes import label_issues, mistakes, write_label_issues
@@ -79,9 +79,9 @@ def evaluate(model_dir: Path, *, data_path: Path | None = None, papers_path: Pat
     """Judge a model and write down what was found.
 
     Writes into the model directory metrics.json, of it headline.json, calibration.json,
-    predictions.csv, embeddings.npy, mistakes.json, label_issues.csv, figures/, report.md,
-    report.html, the model card README.md and reference.json, by which drift is seen. For papers
-    that are given, all but the last two go to reports/<model>-on-<file>.
+    predictions.csv, precision_recall.csv, embeddings.npy, mistakes.json, label_issues.csv,
+    figures/, report.md, report.html, the model card README.md and reference.json, by which drift
+    is seen. For papers that are given, all but the last two go to reports/<model>-on-<file>.
 
     Args:
         model_dir: what `train` made.
@@ -148,6 +148,8 @@ def evaluate(model_dir: Path, *, data_path: Path | None = None, papers_path: Pat
     with replacing(folder / "embeddings.npy") as aside, open(aside, "wb") as handle:
         np.save(handle, outputs.embeddings.astype(np.float16))
     _write_predictions(folder / "predictions.csv", predictions)
+    write_csv(folder / "precision_recall.csv", ("class", "recall", "precision"),
+              precision_recall(predictions))
     write_json(folder / "calibration.json", calibration)
     write_json(folder / "metrics.json", metrics)
     write_json(folder / "headline.json", {

@@ -334,6 +334,7 @@ def _training_arguments(config: Config, lengths: Sequence[int], work_dir: Path
         "load_best_model_at_end": True, "metric_for_best_model": "macro_f1",
         "label_names": ["labels"], "ddp_find_unused_parameters": False,
         "label_smoothing_factor": 0.0,  # step_loss does it
+        "report_to": "none",  # a tracker is one of the callbacks
         "restore_callback_states_from_checkpoint": True,  # or early stopping forgets its count
         "logging_nan_inf_filter": False,  # a run that diverged says so
         "disable_tqdm": not sys.stderr.isatty(),

@@ -14,8 +14,9 @@ import pytest
 import torch
 from transformers import DistilBertForSequenceClassification
 
+from nej.fields import arxiv_link
 from nej.mistakes import (
-    LabelIssue, LabelIssues, arxiv_link, confident_mistakes, explain, label_issues,
+    LabelIssue, LabelIssues, confident_mistakes, explain, label_issues,
     mistakes, write_label_issues,
 )
 from nej.metrics import Predictions
