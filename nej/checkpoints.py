@@ -5,6 +5,7 @@ import dataclasses
 import json
 import logging
 import math
+import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -82,7 +83,8 @@ def unfinished_run(config: Config) -> UnfinishedRun:
     """
     model_dir = Path(config.output_dir)
     work_dir = model_dir.with_name(model_dir.name + ".partial")
-    new = UnfinishedRun(work_dir, secrets.token_hex(4))
+    # a sweep has given its trial an id, under which it waits for the result
+    new = UnfinishedRun(work_dir, os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4))
     if (model_dir / CONFIG_FILE).exists() and not config.overwrite_output_dir:
         raise InputError(
             f"output_dir: {model_dir} holds a finished run (scripts/evaluate.py judges it); name "

@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import json
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import date
@@ -91,7 +92,9 @@ class Config:
     attn_implementation: Literal["eager", "sdpa"] | None = _key(
         None, "How padded papers attend; null means sdpa on a GPU, and no padding at all on a CPU.")
     # training
-    output_dir: str = _key("models/base", "The model directory that the run makes.")
+    output_dir: str = _key(
+        "models/base", "The model directory that the run makes; $NAME in it is taken from the "
+                       "environment.")
     overwrite_output_dir: bool = _key(
         False, "Replace a finished run in output_dir, once the new one is finished.")
     global_batch_size: int = _key(
@@ -140,7 +143,7 @@ class Config:
         True, "Judge the finished model on the test papers; sweeps say false.")
     report_to: Literal["wandb", "none"] = _key("wandb", "Where to track the run.")
     run_name: str | None = _key(None, "Name in the tracker; null takes output_dir's.")
-    reports_dir: str = _key("reports", "Where figures go.")
+    reports_dir: str = _key("reports", "Where figures go; $NAME as in output_dir.")
 
 
 def load_config(path: Path | None = None, overrides: list[str] | None = None) -> Config:
@@ -151,7 +154,7 @@ def load_config(path: Path | None = None, overrides: list[str] | None = None) ->
     """
     values = {key: _checked_type(key, value, f"{path}") for key, value in _read(path).items()}
     values |= _parse_overrides(overrides or [])
-    config = Config(**values)
+    config = _fill_in_environment(Config(**values))
     _check_values(config)
     return config
 
@@ -250,6 +253,17 @@ def _parse_overrides(arguments: list[str]) -> dict[str, Any]:
         raise InputError(f"command line: found {argument!r} where a --key should be")
     values = {key: None if value == [None] else value for key, value in vars(known).items()}
     return {key: _checked_type(key, value, "command line") for key, value in values.items()}
+
+
+def _fill_in_environment(config: Config) -> Config:
+    """Fill $NAME into the places that the run writes to: an agent's trials differ in it alone."""
+    places = {key: os.path.expandvars(getattr(config, key))
+              for key in ("output_dir", "reports_dir")}
+    for key, place in places.items():
+        if "$" in place:
+            raise InputError(f"{key} is {place!r}, and the environment has no such variable; set "
+                             "it, or name a folder without $")
+    return dataclasses.replace(config, **places)
 
 
 def _check_values(config: Config) -> None:

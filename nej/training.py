@@ -306,6 +306,8 @@ class _StopInOrder(TrainerCallback):
 
     def __init__(self, trainer: PaperTrainer):
         self.trainer = trainer
+        # accelerate launch ends at a signal and says nothing to the process that it has started
+        self.launcher = os.getppid() if "ACCELERATE_USE_CPU" in os.environ else None
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step < state.max_steps and self._stop_wanted():
@@ -314,6 +316,8 @@ class _StopInOrder(TrainerCallback):
             self.trainer.interrupted = True
 
     def _stop_wanted(self) -> bool:
+        if self.launcher not in (None, os.getppid()):
+            self.trainer.stop_requested = True
         if self.trainer.args.world_size > 1:  # all processes must leave at the same step
             wanted = torch.tensor([self.trainer.stop_requested], device=self.trainer.args.device)
             self.trainer.stop_requested = bool(self.trainer.accelerator.gather(wanted).any())

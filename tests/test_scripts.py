@@ -114,6 +114,21 @@ def test_accelerate_launch_trains(config_file, tmp_path):
     assert (tmp_path / "model" / "manifest.json").exists()
 
 
+def test_the_run_ends_in_order_when_accelerate_launch_is_ended(config_file, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "accelerate.commands.launch", str(ROOT / "scripts" / "train.py"),
+         "--config", str(config_file), "--max_steps", "9999", "--logging_steps", "1"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"})
+    for line in process.stdout:
+        if "loss" in line:
+            break
+    process.terminate()  # it does not reach the process that trains
+    assert "stopped after step" in process.stdout.read()  # which lives on, and writes until it ends
+    assert process.wait() == -signal.SIGTERM
+    assert list((tmp_path / "model.partial" / "checkpoints").glob("checkpoint-*"))
+
+
 def test_accelerate_launch_that_starts_too_few_processes_is_stopped(config_file, tmp_path):
     launch = (sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2")
     done = run("train.py", "--config", config_file, launcher=launch)

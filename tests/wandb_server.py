@@ -65,7 +65,8 @@ class WandbServer:
     """The server, in a thread of this process.
 
     Attributes to set: `status`, what requests of a kind answer in place of 200; `trials`, what the
-    next sweep is to try; `stop`, ids of runs that the server wants to end, as Hyperband does.
+    next sweep is to try; `stop`, runs that it ends early as Hyperband does, by their id, and after
+    how many values of the sweep's metric.
     """
 
     def __init__(self):
@@ -74,7 +75,7 @@ class WandbServer:
         self.artifacts: dict[str, dict[str, Any]] = {}
         self.operations: list[tuple[str, dict[str, Any]]] = []  # GraphQL: name and variables
         self.trials: list[dict[str, Any]] = []
-        self.stop: set[str] = set()
+        self.stop: dict[str, int] = {}
         self.status = {"graphql": 200, "file_stream": 200, "upload": 200}
         self._lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"world": self}))
@@ -253,9 +254,12 @@ class WandbServer:
     def _on_Heartbeat(self, v):
         sweep = self.sweeps[v["id"]]
         sweep.running = set(json.loads(v["runState"]))
-        commands = [{"type": "stop", "run_id": name} for name in sweep.running & self.stop]
+        metric = sweep.config.get("metric", {}).get("name")
+        commands = [{"type": "stop", "run_id": name} for name in sweep.running & set(self.stop)
+                    if sum(metric in row for row in self.run(name).history) >= self.stop[name]]
         if not sweep.running and len(sweep.started) < len(sweep.trials):
-            settings = sweep.trials[len(sweep.started)]
+            settings = {key: found["value"] for key, found in sweep.config["parameters"].items()
+                        if "value" in found} | sweep.trials[len(sweep.started)]
             sweep.started.append(f"{v['id']}-{len(sweep.started) + 1}")
             commands.append({
                 "type": "run", "run_id": sweep.started[-1],
@@ -276,7 +280,7 @@ class WandbServer:
                     run.lines[file][chunk["offset"] + number] = line
             if sent.get("complete"):
                 run.exit_code = sent.get("exitcode")
-            return {"stopped": name in self.stop, "limits": {}}
+            return {"limits": {}}
 
     def upload(self, kind: str, name: str, file: str, content: bytes) -> None:
         """Take a file of a run, or one of an artifact."""
