@@ -16,12 +16,14 @@ from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from transformers import AutoConfig, PreTrainedModel
 
 from nej import InputError
 from nej.config import Config
-from nej.files import CONFIG_FILE, checksum, explained_writes, flush, write_csv, write_json
+from nej.files import (
+    CONFIG_FILE, checksum, explained_writes, flush, run_lock, write_csv, write_json,
+)
 from nej.rows import require
 
 logger = logging.getLogger(__name__)
@@ -52,7 +54,7 @@ def sole_run(model_dir: Path) -> Iterator[None]:
     Raises:
         InputError: another one does.
     """
-    lock = FileLock(model_dir.with_name(model_dir.name + ".lock"), timeout=0)
+    lock = run_lock(model_dir)
     is_main = PartialState().is_main_process
     free = [True]
     if is_main:

@@ -10,10 +10,11 @@ import difflib
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
+from string import Template
 from typing import Any, Literal, get_args, get_type_hints
 
 from transformers import HfArgumentParser
@@ -146,15 +147,19 @@ class Config:
     reports_dir: str = _key("reports", "Where figures go; $NAME as in output_dir.")
 
 
-def load_config(path: Path | None = None, overrides: list[str] | None = None) -> Config:
+def load_config(path: Path | None = None, overrides: list[str] | None = None, *,
+                environment: Mapping[str, str] = os.environ) -> Config:
     """Resolve defaults, the JSON file at `path` and command-line `overrides`, in this order.
+
+    Args:
+        environment: where $NAME in a folder is looked up.
 
     Raises:
         InputError: no such file, not JSON, an unknown key, a wrong type, an impossible value.
     """
     values = {key: _checked_type(key, value, f"{path}") for key, value in _read(path).items()}
     values |= _parse_overrides(overrides or [])
-    config = _fill_in_environment(Config(**values))
+    config = _fill_in(Config(**values), environment)
     _check_values(config)
     return config
 
@@ -255,14 +260,15 @@ def _parse_overrides(arguments: list[str]) -> dict[str, Any]:
     return {key: _checked_type(key, value, "command line") for key, value in values.items()}
 
 
-def _fill_in_environment(config: Config) -> Config:
-    """Fill $NAME into the places that the run writes to: an agent's trials differ in it alone."""
-    places = {key: os.path.expandvars(getattr(config, key))
-              for key in ("output_dir", "reports_dir")}
-    for key, place in places.items():
-        if "$" in place:
-            raise InputError(f"{key} is {place!r}, and the environment has no such variable; set "
-                             "it, or name a folder without $")
+def _fill_in(config: Config, environment: Mapping[str, str]) -> Config:
+    """Fill $NAME into the places that the run writes to: trials of a sweep differ in it."""
+    places = {}
+    for key in ("output_dir", "reports_dir"):
+        try:
+            places[key] = Template(getattr(config, key)).substitute(environment)
+        except (KeyError, ValueError):
+            raise InputError(f"{key} is {getattr(config, key)!r}, and the environment has no such "
+                             "variable; set it, or name a folder without $") from None
     return dataclasses.replace(config, **places)
 
 
