@@ -134,7 +134,10 @@ class Search:
     def _try(self, trial: Trial, stop: threading.Event) -> Outcome:
         name = self.name(trial)
         environment = {"WANDB_RUN_ID": name, "WANDB_RUN_GROUP": self.sweep.name}
-        config = self.sweep.config_of(trial.params, environment=environment)
+        try:
+            config = self.sweep.config_of(trial.params, environment=environment)
+        except InputError as error:  # each value can be taken, but not these together
+            return Outcome("failed", message=f"error: {error}")
         run = TrialRun(
             self.sweep.command_line(trial.params), environment, Path(config.output_dir),
             self.folder / "trials" / f"{name}.log", self.sweep.metric)
