@@ -105,17 +105,25 @@ class Search:
                 except Timeout:
                     continue
                 logger.info("%s: going on with it", self.name(left))
+                self.study.sampler = self._sampler(left.number)
                 return self._suggest(Trial(self.study, left._trial_id)), lock
             begun = len(self.trials()) - len(self.trials(TrialState.WAITING))
             left_in_grid = self.sweep.method != "grid" or self.trials(TrialState.WAITING)
             if begun >= count or not left_in_grid:
                 return None
-            # by the number, so that agents differ, and a search that was stopped goes on the same
-            self.study.sampler = _sampler(self.sweep.method, SEED + begun)
+            self.study.sampler = self._sampler(begun)
             trial = self.study.ask()
             lock = self._lock(trial)
             lock.acquire()
             return self._suggest(trial), lock
+
+    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        """Return the sampler of a trial; each has its own seed, so that agents do not draw the
+        same, and a search that was stopped goes on as it would have.
+        """
+        if self.sweep.method == "bayes":
+            return optuna.samplers.TPESampler(seed=SEED + number, n_startup_trials=STARTUP_TRIALS)
+        return optuna.samplers.RandomSampler(seed=SEED + number)
 
     def _lock(self, trial: Trial | FrozenTrial) -> FileLock:
         return FileLock(self.folder / "trials" / f"{self.name(trial)}.lock")
@@ -191,12 +199,6 @@ def search(sweep: Sweep, folder: Path, *, count: int, jobs: int, stop: threading
                 stop.set()  # the others end in order
                 raise
     return Search(sweep, folder)
-
-
-def _sampler(method: str, seed: int) -> optuna.samplers.BaseSampler:
-    if method == "bayes":
-        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
-    return optuna.samplers.RandomSampler(seed=seed)
 
 
 def _pruner(sweep: Sweep) -> optuna.pruners.BasePruner:

@@ -29,6 +29,9 @@ def write_report(search: Search) -> str:
         InputError: no trial is finished, or something cannot be written.
     """
     trials = ranked(search)
+    if trials and trials[-1].state == TrialState.RUNNING and (
+            trials[0].state != TrialState.COMPLETE):
+        return f"no trial of {search.folder} is finished yet; other agents are working on it"
     if not trials or trials[0].state != TrialState.COMPLETE:
         raise InputError(f"no trial of {search.folder} is finished; give a larger --count, or see "
                          f"{search.folder}/trials for what they said")
