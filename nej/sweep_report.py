@@ -1,6 +1,7 @@
 """What a search came to: a table, the importance of each key, a picture, the best settings."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+from matplotlib.ticker import MaxNLocator, NullFormatter
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
@@ -107,7 +109,8 @@ def draw_search(search: Search, importance: dict[str, float], target: Path) -> N
                      better([one.value for one in finished]), where="post", color=BLUE,
                      linewidth=1, label="best so far")
         axes[0].set(title="All trials", xlabel="trial", ylabel=_words(search.sweep.metric))
-        axes[0].legend(fontsize=8)
+        axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes[0].legend(fontsize=8, loc="best")
         for axis, key in zip(axes[1:], keys):
             _draw_key(axis, key, search, scored)
             weight = f"\nimportance {importance[key]:.2f}" if key in importance else ""
@@ -127,8 +130,12 @@ def _draw_key(axis: Any, key: str, search: Search, trials: Sequence[FrozenTrial]
         axis.set_xlim(-0.5, len(names) - 0.5)
     else:
         _draw_points(axis, [one.params[key] for one in trials], trials)
-        axis.set_xscale("log" if space.log else "linear")
         axis.set_xlim(space.low, space.high)
+        if space.log:
+            axis.set_xscale("log")
+            ticks = [space.low, math.sqrt(space.low * space.high), space.high]
+            axis.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
+            axis.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _draw_points(axis: Any, x: Sequence[float], trials: Sequence[FrozenTrial]) -> None:
