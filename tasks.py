@@ -9,6 +9,7 @@ from invoke import Exit, task
 
 BASE = os.environ.get("BASE", "models/production")
 CONFIG = os.environ.get("CONFIG", "configs/base.json")  # `make train CONFIG=...` sets it
+SWEEP = os.environ.get("SWEEP", "configs/sweep.yaml")
 MODEL = os.environ.get("MODEL", "models/quickstart")
 PAPERS = os.environ.get("PAPERS", "logs/predictions.jsonl")
 OUTPUT = os.environ.get("OUTPUT", "labelled.parquet")
@@ -82,6 +83,12 @@ def check_data(context, config=CONFIG, args=ARGS):
 def train(context, config=CONFIG, launcher=LAUNCHER, args=ARGS):
     """Train and judge as CONFIG=... says; ARGS="--key value"."""
     _run(*split(launcher), "scripts/train.py", "--config", config, *split(args))
+
+
+@task
+def sweep(context, sweep=SWEEP, args=ARGS):
+    """Search for better settings as SWEEP=a yaml says; ARGS="--count 20 --jobs 1 --key value"."""
+    _run("python", "scripts/sweep.py", sweep, *split(args))
 
 
 @task

@@ -5,8 +5,9 @@ splits, dataset, baselines, model, batching, packing, optimizer, checkpoints, me
 throughput, training; manifest, reproduction and tracking of a run. From a model directory:
 prediction; then intervals, calibration, judgement, slices, mistakes, labelled, evaluation,
 embeddings, figures, tables, report and card tell how good it is; behaviour, lineage, comparison,
-scorecard, promotion and runs which is better, and which is in use. gate checks the data; sources,
-additions, feed and difference keep its versions.
+scorecard, promotion and runs which is better, and which is in use. search_space, sweep, trial,
+search and sweep_report try many settings. gate checks the data; sources, additions, feed and
+difference keep its versions.
 """
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import logging
 import math
+import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -15,12 +16,14 @@ from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from transformers import AutoConfig, PreTrainedModel
 
 from nej import InputError
 from nej.config import Config
-from nej.files import CONFIG_FILE, checksum, explained_writes, flush, write_csv, write_json
+from nej.files import (
+    CONFIG_FILE, checksum, explained_writes, flush, run_lock, write_csv, write_json,
+)
 from nej.rows import require
 
 logger = logging.getLogger(__name__)
@@ -51,7 +54,7 @@ def sole_run(target: Path, *, option: str = "output_dir") -> Iterator[None]:
     Raises:
         InputError: another one does.
     """
-    lock = FileLock(target.with_name(target.name + ".lock"), timeout=0)
+    lock = run_lock(target)
     is_main = PartialState().is_main_process
     free = [True]
     if is_main:
@@ -82,7 +85,8 @@ def unfinished_run(config: Config) -> UnfinishedRun:
     """
     model_dir = Path(config.output_dir)
     work_dir = model_dir.with_name(model_dir.name + ".partial")
-    new = UnfinishedRun(work_dir, secrets.token_hex(4))
+    # a sweep has given its trial an id, under which it waits for the result
+    new = UnfinishedRun(work_dir, os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4))
     if (model_dir / CONFIG_FILE).exists() and not config.overwrite_output_dir:
         raise InputError(
             f"output_dir: {model_dir} holds a finished run (scripts/evaluate.py judges it); name "

@@ -1,6 +1,7 @@
 """Stopping in order: a signal ends the training after its step, with a checkpoint."""
 
 import logging
+import os
 import signal
 
 import torch
@@ -18,6 +19,8 @@ class StopInOrder(TrainerCallback):
 
     def __init__(self, trainer: Trainer):
         self.trainer = trainer
+        # accelerate launch ends at a signal and says nothing to the process that it has started
+        self.launcher = os.getppid() if "ACCELERATE_USE_CPU" in os.environ else None
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step < state.max_steps and self._stop_wanted():
@@ -26,6 +29,8 @@ class StopInOrder(TrainerCallback):
             self.trainer.interrupted = True
 
     def _stop_wanted(self) -> bool:
+        if self.launcher not in (None, os.getppid()):
+            self.trainer.stop_requested = True
         if self.trainer.args.world_size > 1:  # all processes must leave at the same step
             wanted = torch.tensor([self.trainer.stop_requested], device=self.trainer.args.device)
             self.trainer.stop_requested = bool(self.trainer.accelerator.gather(wanted).any())

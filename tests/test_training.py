@@ -414,7 +414,7 @@ def test_a_folder_of_another_user_is_explained(make_config, monkeypatch):
     """As it is for a folder that this user may not write; tests may run as root, who may."""
     def denied(*arguments, **kwargs):
         raise PermissionError(errno.EACCES, "Permission denied")
-    monkeypatch.setattr("nej.checkpoints.FileLock.acquire", denied)
+    monkeypatch.setattr("nej.files.FileLock.acquire", denied)
     with pytest.raises(InputError, match="cannot write .*: Permission denied; .*another place"):
         train(make_config())
     assert list(Path(make_config().output_dir).parent.iterdir()) == []
