@@ -10,9 +10,7 @@ batches.
 from types import MethodType
 
 import torch
-from torch.nn.functional import (
-    dropout, embedding, linear, relu, scaled_dot_product_attention,
-)
+from torch.nn.functional import dropout, embedding, linear, relu, scaled_dot_product_attention
 from transformers import DistilBertForSequenceClassification
 from transformers.modeling_outputs import SequenceClassifierOutput
 

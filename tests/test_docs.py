@@ -30,16 +30,31 @@ def test_each_key_stands_in_the_table_as_it_is_in_the_code(field):
     assert row(field) in (ROOT / "docs" / "configuration.md").read_text("utf-8").splitlines()
 
 
+def pinned(name: str) -> set[str]:
+    """Return what a file of requirements pins to one version."""
+    lines = [line for line in (ROOT / name).read_text("utf-8").splitlines()
+             if line and not line.startswith(("#", "-c"))]
+    found = [re.match(r"([a-z0-9-]+)==[\w.]+( ; [^#]+)?( +# via .+)?$", line) for line in lines]
+    assert lines and all(found)
+    return {match[0].split(" ")[0] for match in found}
+
+
 def test_each_direct_dependency_is_explained_and_pinned():
-    pins = (ROOT / "requirements.txt").read_text("utf-8")
-    direct = pins.split("# what those need")[0]
-    names = re.findall(r"^([\w-]+)==", direct, re.M)
+    asked = (ROOT / "requirements.in").read_text("utf-8")
+    names = re.findall(r"^([\w-]+)", asked, re.M)
     explained = (ROOT / "docs" / "dependencies.md").read_text("utf-8")
+    pins = {pin.split("==")[0] for pin in pinned("requirements.txt")}
     assert len(names) > 10
     for name in names:
         assert f"| {name} |" in explained
-    lines = [line for line in pins.splitlines() if line and not line.startswith("#")]
-    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[\w.]+", line) for line in lines)
+        assert name.lower().replace("_", "-") in pins
+
+
+def test_the_service_and_the_tools_have_the_same_versions():
+    versions = dict(pin.split("==") for pin in pinned("requirements.txt"))
+    for name in ("requirements_api.txt", "requirements_dev.txt"):
+        for package, version in (pin.split("==") for pin in pinned(name)):
+            assert versions.get(package, version) == version, package
 
 
 def test_each_make_target_that_the_readme_names_is_a_task():

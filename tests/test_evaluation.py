@@ -13,8 +13,8 @@ from huggingface_hub import ModelCard
 from sklearn.metrics import accuracy_score, f1_score
 
 from nej import InputError, baselines
-from nej.dataset import load_dataset
 from nej.card import write_card
+from nej.dataset import load_dataset
 from nej.evaluation import evaluate
 from nej.figures import draw_training_statistics
 from nej.manifest import origin, write_manifest

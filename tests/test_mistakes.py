@@ -14,11 +14,11 @@ import pytest
 import torch
 from transformers import DistilBertForSequenceClassification
 
+from nej.metrics import Predictions
 from nej.mistakes import (
     LabelIssue, LabelIssues, arxiv_link, confident_mistakes, deciding_words, explain, label_issues,
     mistakes, write_label_issues,
 )
-from nej.metrics import Predictions
 from nej.model import load_tokenizer
 from nej.prediction import Classifier
 
