@@ -166,8 +166,8 @@ def licences(context):
     rows = [f"| {name} | {_licence(metadata(name))} |" for name in names]
     Path("docs/licences.md").write_text("\n".join([
         "# Licences", "",
-        "What the packages in `requirements.txt` say of themselves; `make licences` writes this page.",
-        "", "| package | licence |", "|---|---|", *rows, ""]), "utf-8")
+        "What the packages in `requirements.txt` say of themselves (`make licences`).", "",
+        "| package | licence |", "|---|---|", *rows, ""]), "utf-8")
 
 
 def _licence(about: Message) -> str:
@@ -175,6 +175,20 @@ def _licence(about: Message) -> str:
                   if line.startswith("License :: ") and not line.endswith("OSI Approved")]
     return (about.get("License-Expression") or ", ".join(classified)
             or about.get("License", "not named").strip().partition("\n")[0])
+
+
+@task
+def docs(context):
+    """Build the documentation into site/, strictly."""
+    _run("python", "scripts/draw_architecture.py")
+    os.environ["NO_MKDOCS_2_WARNING"] = "1"
+    _run("mkdocs", "build", "--strict", "--quiet")
+
+
+@task
+def docs_commands(context, args=ARGS):
+    """Run the marked commands of README.md and docs/ in a fresh clone: ten minutes."""
+    _run("python", "scripts/docs_commands.py", *split(args))
 
 
 @task
