@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from email.message import Message
@@ -27,6 +28,8 @@ def _run(*command: str) -> None:
     folder = os.path.dirname(sys.executable)
     process = subprocess.Popen(
         command, env=os.environ | {"PATH": folder + os.pathsep + os.environ.get("PATH", "")})
+    # `docker stop` and the like tell this process alone
+    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     while process.poll() is None:
         try:
             process.wait()

@@ -1,6 +1,7 @@
 """What made a model: written into its directory, so that it can be made again."""
 
 import importlib.metadata
+import os
 import platform
 import subprocess
 import sys
@@ -79,7 +80,9 @@ def _git() -> dict[str, Any] | None:
         changed = git("status", "--porcelain", "--", ":/", ":(top,exclude)dvc.lock")
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
     except (OSError, subprocess.CalledProcessError):
-        return None  # installed from a wheel, or no git on the machine
+        # installed from a wheel, or no git on the machine; an image names its commit
+        commit = os.environ.get("NEJ_COMMIT")
+        return {"commit": commit, "dirty": False} if commit else None
 
 
 def _dvc_revision(path: Path, md5: str) -> str | None:
