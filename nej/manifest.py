@@ -49,7 +49,8 @@ def write_manifest(
         "split_sha256": result.split_sha256,
         "starting_checkpoint": {
             "name": config.model_name_or_path,
-            "sha256": checksum(Path(cached_file(config.model_name_or_path, "model.safetensors")))},
+            "sha256": checksum(Path(str(
+                cached_file(config.model_name_or_path, "model.safetensors"))))},
         "seed": config.seed,
         "steps": result.steps,
         "training_seconds": round(result.seconds, 1),
