@@ -1,8 +1,13 @@
 """The commands of nej: `invoke --list` shows them, `make NAME` runs them in .venv."""
 
 import os
+import re
+import signal
 import subprocess
 import sys
+from email.message import Message
+from importlib.metadata import metadata
+from pathlib import Path
 from shlex import split
 
 from invoke import Exit, task
@@ -26,6 +31,8 @@ def _run(*command: str) -> None:
     folder = os.path.dirname(sys.executable)
     process = subprocess.Popen(
         command, env=os.environ | {"PATH": folder + os.pathsep + os.environ.get("PATH", "")})
+    # `docker stop` and the like tell this process alone
+    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     while process.poll() is None:
         try:
             process.wait()
@@ -163,10 +170,72 @@ def drift(context, model=MODEL, papers=PAPERS, args=ARGS):
     _run("python", "scripts/drift.py", model, papers, *split(args))
 
 
+def review_data(context, base=BASE):
+    """Write reports/review.md: are the data that differ from BASE=origin/main good?"""
+    _run("python", "scripts/review.py", "data", base)
+
+
+@task
+def review_model(context, base=BASE):
+    """Write reports/review.md: is the quickstart better than with the code of BASE=origin/main?"""
+    _run("python", "scripts/review.py", "model", base)
+
+
+@task
+def lock(context, args=ARGS):
+    """Pin what requirements*.in ask for; ARGS="--upgrade" takes the newest versions."""
+    os.environ["CUSTOM_COMPILE_COMMAND"] = "make lock"
+    for name in ("requirements", "requirements_api", "requirements_dev"):
+        _run("pip-compile", "--quiet", "--output-file", f"{name}.txt", *split(args), f"{name}.in")
+        path = Path(f"{name}.txt")
+        lines = path.read_text("utf-8").replace("+cpu", "").splitlines(keepends=True)
+        # torch itself pins CUDA's packages, where there are any
+        path.write_text("".join(line for line in lines if not re.match("nvidia-|triton", line)),
+                        "utf-8")
+
+
+@task
+def licences(context):
+    """Write docs/licences.md: the licence of each package in requirements.txt."""
+    names = re.findall(r"^([\w.-]+)==", Path("requirements.txt").read_text("utf-8"), re.M)
+    rows = [f"| {name} | {_licence(metadata(name))} |" for name in names]
+    Path("docs/licences.md").write_text("\n".join([
+        "# Licences", "",
+        "What the packages in `requirements.txt` say of themselves (`make licences`).", "",
+        "| package | licence |", "|---|---|", *rows, ""]), "utf-8")
+
+
+def _licence(about: Message) -> str:
+    classified = [line.split(" :: ")[-1] for line in about.get_all("Classifier", [])
+                  if line.startswith("License :: ") and not line.endswith("OSI Approved")]
+    return (about.get("License-Expression") or ", ".join(classified)
+            or about.get("License", "not named").strip().partition("\n")[0])
+
+
+@task
+def docs(context):
+    """Build the documentation into site/, strictly."""
+    _run("python", "scripts/draw_architecture.py")
+    os.environ["NO_MKDOCS_2_WARNING"] = "1"
+    _run("mkdocs", "build", "--strict", "--quiet")
+
+
+@task
+def docs_commands(context, args=ARGS):
+    """Run the marked commands of README.md and docs/ in a fresh clone: ten minutes."""
+    _run("python", "scripts/docs_commands.py", *split(args))
+
+
 @task
 def lint(context):
-    """Check the code with flake8."""
-    _run("python", "-m", "flake8")
+    """Check style, imports, workflows, the Dockerfile, secrets: .pre-commit-config.yaml."""
+    _run("pre-commit", "run", "--all-files")
+
+
+@task
+def types(context):
+    """Check the types of nej/ with mypy."""
+    _run("mypy")
 
 
 @task

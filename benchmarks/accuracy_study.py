@@ -69,6 +69,7 @@ def judge(name: str, papers: int, config_path: Path) -> dict:
 def table(found: dict[str, dict]) -> str:
     """Return the study as a Markdown table."""
     import numpy as np
+
     from nej.intervals import Bootstrap, interval, scores
     (_, base), *_ = found.items()
     labels, classes = np.array(base["labels"]), len(base["names"])

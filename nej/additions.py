@@ -81,13 +81,13 @@ def _merge(target: Path, aside: Path, new: dict[str, tuple[int, dict[str, str]]]
     with (open(target, encoding="utf-8-sig", newline="") as old,
           open(aside, "w", encoding="utf-8", newline="") as merged):
         reader = csv.DictReader(old)
-        writer = csv.DictWriter(merged, reader.fieldnames, extrasaction="ignore")
+        writer = csv.DictWriter(merged, reader.fieldnames or [], extrasaction="ignore")
         writer.writeheader()
         seen = set()
         for row in tqdm(_whole_rows(reader, target), desc="Merge", unit=" rows", disable=None):
             identity = parse_id(row["id"])
             paper = identity[0] if identity else row["id"]
-            if paper in new:
+            if identity and paper in new:
                 version, better = new[paper]
                 if version > identity[1]:
                     row = row | {column: value for column, value in better.items() if value}
@@ -106,8 +106,9 @@ def _whole_rows(reader: csv.DictReader, path: Path) -> Iterator[dict[str, str]]:
     try:
         for row in reader:
             if None in row or None in row.values():
-                raise InputError(f"{path}: line {reader.line_num}: not {len(reader.fieldnames)} "
-                                 "fields; correct or delete the row")
+                columns = len(reader.fieldnames or [])
+                raise InputError(f"{path}: line {reader.line_num}: not {columns} fields; correct "
+                                 "or delete the row")
             yield row
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: after line {reader.line_num}: {error}; correct the file"
@@ -124,7 +125,7 @@ def parse_id(text: str) -> tuple[str, int] | None:
 
 def _category_names(target: Path) -> dict[str, str]:
     """Return the name that each category code has most often in the data set."""
-    counts = Counter()
+    counts: Counter[tuple[str, str]] = Counter()
     with open(target, encoding="utf-8-sig", newline="") as file:
         for row in _whole_rows(csv.DictReader(file), target):
             counts[row["category_code"], row["category"]] += 1

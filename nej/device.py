@@ -42,7 +42,8 @@ def prepare_device(config: Config) -> str:
     if state.device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, mends nothing
+        # costs time, mends nothing (and torch makes it only when it is imported)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     logger.info("%s, %d process(es), %d threads each", state.device.type, state.num_processes,
                 torch.get_num_threads())
     return state.device.type

@@ -126,7 +126,7 @@ def evaluate(model_dir: Path, *, data_path: Path | None = None, papers_path: Pat
     if against is not None:
         others[str(against)] = _predicted_by(against, predictions)
     suspects = label_issues(predictions)
-    metrics = {
+    metrics: dict[str, Any] = {
         "validation": best_validation(json.loads(
             (model_dir / "trainer_state.json").read_text("utf-8"))["log_history"]),
         "test": judge(predictions), "baselines": baselines,
@@ -226,7 +226,8 @@ def _predicted_by(other: Path, predictions: Predictions) -> np.ndarray:
 def _agreement(predictions: Predictions, categories: Sequence[list[str]]) -> dict[str, Any]:
     """Return how many wrong answers name a category that the paper has as well."""
     wrong = np.flatnonzero(~predictions.right)
-    listed = sum(predictions.names[predictions.predicted[row]] in categories[row] for row in wrong)
+    listed = sum(predictions.names[predictions.predicted[row]] in categories[row]
+                 for row in wrong.tolist())
     return {"papers": len(predictions.labels), "wrong": len(wrong), "wrong_but_listed": listed,
             "accuracy": float(predictions.right.mean()),
             "accuracy_any_listed": float((predictions.right.sum() + listed) / len(categories))}

@@ -31,7 +31,8 @@ def read_labelled(path: Path, classifier: Classifier, *, seen: set[str]
         InputError: the file cannot be read, or no paper of it is left.
     """
     column, names = classifier.config.label_column, classifier.names
-    rows, left_out = [], Counter()
+    rows: list[dict[str, Any]] = []
+    left_out: Counter[str] = Counter()
     for _, record in read_records([path]):
         reason, row = _as_row(record or {}, column)
         if reason is None and row["label"] not in names:

@@ -7,11 +7,12 @@ import signal
 import sys
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -215,7 +216,7 @@ def _not_utf8(path: Path) -> str:
 def _in_threads(function: Callable, items: Iterable) -> Iterator:
     """Yield function(item) of each item, in order; two or three are worked on at a time."""
     with ThreadPoolExecutor(2) as threads:
-        coming = deque()
+        coming: deque[Future] = deque()
         for item in items:
             coming.append(threads.submit(function, item))
             if len(coming) > 2:
@@ -316,12 +317,12 @@ def _join(parts: list[_Part]) -> tuple[Rows, list[Reject]]:
         bad += [Reject(reject.row + before, reject.id, reject.kind, reject.reason)
                 for reject in part.bad]
         before += part.rows
+    kinds: dict[str, Any] = {
+        "row": np.int64, "hash": np.uint64, "version": np.int16, "summary": np.uint64,
+        "withdrawn": bool, "published": "datetime64[D]", **dict.fromkeys(LABELS, np.int32)}
     arrays = {name: np.concatenate(
         [array for part in parts for array in part.arrays.get(name, [])] or [np.array([], kind)])
-        for name, kind in {
-            "row": np.int64, "hash": np.uint64, "version": np.int16, "summary": np.uint64,
-            "withdrawn": bool, "published": "datetime64[D]", **dict.fromkeys(LABELS, np.int32)
-        }.items()}
+        for name, kind in kinds.items()}
     return Rows(
         id=pa.chunked_array([ids for part in parts for ids in part.ids], pa.string()),
         labels={column: arrays.pop(column) for column in LABELS},

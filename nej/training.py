@@ -20,8 +20,8 @@ from accelerate import PartialState
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from transformers import (
-    EarlyStoppingCallback, EvalPrediction, PreTrainedTokenizerBase, Trainer, TrainerCallback,
-    TrainerState, TrainingArguments, set_seed,
+    DistilBertForSequenceClassification, EarlyStoppingCallback, EvalPrediction,
+    PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainerState, TrainingArguments, set_seed,
 )
 from transformers.trainer_utils import rotate_checkpoints
 
@@ -120,7 +120,7 @@ def _train(config: Config, device: str, callbacks: Sequence[TrainerCallback],
     with explained_writes(work_dir), stop_on_signal(trainer):
         start = time.perf_counter()
         if not trainer.is_finished(checkpoint):
-            trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         seconds = time.perf_counter() - start
     result = TrainingResult(
         model_dir=model_dir, steps=trainer.state.global_step, seconds=seconds,
@@ -138,14 +138,17 @@ def _train(config: Config, device: str, callbacks: Sequence[TrainerCallback],
 class PaperTrainer(Trainer):
     """Trainer with nej's batches and a loss that is the mean over the papers of a whole step."""
 
-    def __init__(self, config: Config, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase,
-                 dataset: datasets.DatasetDict, work_dir: Path, packed: bool,
-                 callbacks: Sequence[TrainerCallback] = ()):
+    model: DistilBertForSequenceClassification
+    train_dataset: datasets.Dataset
+
+    def __init__(self, config: Config, model: DistilBertForSequenceClassification,
+                 tokenizer: PreTrainedTokenizerBase, dataset: datasets.DatasetDict,
+                 work_dir: Path, packed: bool, callbacks: Sequence[TrainerCallback] = ()):
         self.config = config
         self.stop_requested = self.interrupted = False
         self.saving_in: Path | None = None
         self.trace: list[tuple[float, float]] = []  # loss (this process's share), gradient norm
-        self.loss_so_far = 0.0  # of the step that is under way
+        self.loss_so_far: torch.Tensor | float = 0.0  # of the step that is under way
         labels = np.asarray(dataset["train"]["label"])
         names = dataset["train"].features["label"].names
         callbacks = [StopInOrder(self), *callbacks]
@@ -189,7 +192,7 @@ class PaperTrainer(Trainer):
         Only then are older ones removed. A kill at any moment leaves whole checkpoints behind, and
         at most a folder .saving.
         """
-        folder = Path(self.args.output_dir)
+        folder = Path(str(self.args.output_dir))
         target = folder / f"checkpoint-{self.state.global_step}"
         self.saving_in = folder / ".saving"
         if self.args.should_save:
@@ -345,8 +348,8 @@ def _training_arguments(config: Config, lengths: Sequence[int], work_dir: Path
 
 
 def _validate(prediction: EvalPrediction, *, num_classes: int) -> dict[str, float]:
-    return validation_metrics(prediction.predictions.argmax(-1), prediction.label_ids,
-                              num_classes=num_classes)
+    return validation_metrics(np.asarray(prediction.predictions).argmax(-1),
+                              np.asarray(prediction.label_ids), num_classes=num_classes)
 
 
 def _check_max_length(config: Config, most: int) -> None:
