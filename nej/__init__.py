@@ -7,6 +7,8 @@ prediction; then intervals, calibration, judgement, slices, mistakes, labelled, 
 embeddings, figures, tables, report and card tell how good it is; behaviour, lineage, comparison,
 scorecard, promotion and runs which is better, and which is in use. gate checks the data; sources,
 additions, feed and difference keep its versions.
+The web service: serving, api, guard, schemas, reference and page face the network; service,
+batcher, model_in_use, unknown_words, signals and prediction_log do the work.
 """
 
 
