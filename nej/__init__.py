@@ -8,6 +8,8 @@ embeddings, figures, tables, report and card tell how good it is; behaviour, lin
 scorecard, promotion and runs which is better, and which is in use. search_space, sweep, trial,
 search and sweep_report try many settings. gate checks the data; sources, additions, feed and
 difference keep its versions.
+The web service: serving, api, guard, schemas, reference and page face the network; service,
+batcher, model_in_use, unknown_words, signals and prediction_log do the work.
 """
 
 
