@@ -90,26 +90,24 @@ class Service:
     def _note(self, served: ServedModel, papers: list[Paper], answer: Answer,
               predictions: list[Prediction]) -> None:
         """Count what was predicted, and write it into the log if there is one."""
-        rows = []
-        directions = summarize(answer.embeddings).round(3).tolist() if self.log else papers
-        for paper, read, prediction, embedding in zip(papers, answer.papers, predictions,
-                                                      directions):
-            first = prediction.categories[0]
-            seen = {
-                "category": first.code, "probability": round(first.probability, 4),
-                "abstained": prediction.abstained, "truncated": prediction.truncated,
-                "tokens": read["length"],
-                "unknown_words": round(served.unknown_words.share(read["input_ids"]), 4)}
-            self.signals.paper(**seen)
-            rows.append({
-                "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-                "model": served.name, "version": served.version,
-                "title_characters": len(paper.title or ""), "summary_characters": len(paper.summary),
-                **seen, "embedding": embedding})
-            if self.settings.log_texts:
-                rows[-1] |= {"title": paper.title, "summary": paper.summary}
+        seen = [{
+            "category": prediction.categories[0].code,
+            "probability": round(prediction.categories[0].probability, 4),
+            "abstained": prediction.abstained, "truncated": prediction.truncated,
+            "tokens": read["length"],
+            "unknown_words": round(served.unknown_words.share(read["input_ids"]), 4)}
+            for read, prediction in zip(answer.papers, predictions)]
+        for one in seen:
+            self.signals.paper(**one)
         if self.log:
-            self.log.write(rows)
+            now = datetime.now(UTC).isoformat(timespec="milliseconds")
+            directions = summarize(answer.embeddings).round(3).tolist()
+            self.log.write([{
+                "time": now, "model": served.name, "version": served.version,
+                "title_characters": len(paper.title or ""),
+                "summary_characters": len(paper.summary), **one, "embedding": embedding,
+                **(paper.model_dump() if self.settings.log_texts else {})}
+                for paper, one, embedding in zip(papers, seen, directions)])
 
 
 def _predictions(served: ServedModel, answer: Answer, top_k: int) -> list[Prediction]:

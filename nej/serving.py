@@ -19,6 +19,8 @@ from nej import InputError
 
 SETTINGS = "NEJ_SERVICE"  # how worker processes get the settings, as JSON
 TOKEN = "NEJ_TOKEN"
+SHARED = "PROMETHEUS_MULTIPROC_DIR"  # a folder of the workers of one service; Prometheus' name
+MISTAKE, STARTED = "mistake", "started"  # files there: why none started, and that one did
 MOST_CONNECTIONS = 1000  # of a process; each may hold a body
 LOGGING: dict[str, Any] = {
     "version": 1, "disable_existing_loggers": False,
@@ -87,13 +89,16 @@ def _serve_with_workers(settings: Settings, listener: socket.socket, folder: str
                          "in it; train one with scripts/train.py, or name another")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (cores or 1) // settings.workers)))
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+    os.environ[SHARED] = folder
     os.environ[SETTINGS] = json.dumps(asdict(settings) | {"token": None}, default=str)
     supervisor = Supervisor(_config("nej.serving:create", settings), [listener])
     logger.info("http://%s:%d, %d workers", settings.host, listener.getsockname()[1],
                 settings.workers)
     supervisor.run()
-    return 2 if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes) else 0
+    mistake = Path(folder, MISTAKE)
+    if mistake.exists() and not Path(folder, STARTED).exists():
+        raise InputError(mistake.read_text("utf-8"))
+    return 0
 
 
 def create():
@@ -105,11 +110,17 @@ def create():
         "model": Path(found["model"]), "log": found["log"] and Path(found["log"]),
         "cors_origins": tuple(found["cors_origins"]), "token": os.environ.get(TOKEN)})
     from nej.api import create_app
+    folder = Path(os.environ[SHARED])
     try:
-        return create_app(settings)
+        app = create_app(settings)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(STARTUP_FAILURE)  # at which the other processes end, too
+        logger.error("%s", error)
+        (folder / MISTAKE).write_text(str(error), "utf-8")
+        # the first workers' mistake ends the service; a later one, of a worker that was started
+        # again while its model was away, does not: it is started once more
+        sys.exit(1 if (folder / STARTED).exists() else STARTUP_FAILURE)
+    (folder / STARTED).touch()
+    return app
 
 
 class Supervisor(Multiprocess):
@@ -124,6 +135,8 @@ class Supervisor(Multiprocess):
         """Start dead workers again, and take what they measured last out of the sums."""
         from prometheus_client.multiprocess import mark_process_dead
         before = {process.pid for process in self.processes}
+        for process in self.processes:  # with this end open, too, a death while one waits for a
+            process.child_conn.close()  # sign of life is seen only when the time for it is over
         super().keep_subprocess_alive()
         for pid in before - {process.pid for process in self.processes}:
             mark_process_dead(pid)

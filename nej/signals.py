@@ -8,7 +8,8 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector
 
-SHARED = "PROMETHEUS_MULTIPROC_DIR"  # where the worker processes of one service meet
+from nej.serving import SHARED
+
 SECONDS = (.005, .01, .02, .05, .1, .2, .5, 1, 2, 5, 10)
 TOKENS = (16, 32, 64, 128, 192, 256, 320, 384, 512)
 SHARES = tuple(step / 10 for step in range(1, 11))

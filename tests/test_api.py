@@ -231,31 +231,48 @@ def test_a_full_queue_refuses_politely(make_client, slow):
     assert client.post("/predict", json=papers).status_code == 200
 
 
+async def call(app, receive) -> list[dict]:
+    """Return what the application sends to a client that is no more than `receive`."""
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+    scope = {"type": "http", "method": "POST", "path": "/predict", "query_string": b"",
+             "headers": [(b"content-type", b"application/json")], "http_version": "1.1",
+             "scheme": "http", "server": ("testserver", 80), "client": ("here", 1),
+             "root_path": "", "asgi": {"version": "3.0"}}
+    await asyncio.wait_for(app(scope, receive, send), 5)
+    return sent
+
+
 def test_a_client_that_goes_away_leaves_the_queue(app, client, slow):
     slow[1]()
 
     async def go_away() -> list[dict]:
         came = [{"type": "http.request", "body": json.dumps(PAPERS[0]).encode()}]
-        sent = []
 
         async def receive():
             if came:
                 return came.pop()
-            await asyncio.sleep(0.05)  # the model works at the first one
+            await asyncio.sleep(0.05)  # the model works at it
             return {"type": "http.disconnect"}
-
-        async def send(message):
-            sent.append(message)
-        scope = {"type": "http", "method": "POST", "path": "/predict", "query_string": b"",
-                 "headers": [(b"content-type", b"application/json")], "http_version": "1.1",
-                 "scheme": "http", "server": ("testserver", 80), "client": ("here", 1),
-                 "root_path": "", "asgi": {"version": "3.0"}}
-        await asyncio.wait_for(app(scope, receive, send), 5)
-        return sent
+        return await call(app, receive)
     assert asyncio.run(go_away())[0]["status"] == 499
     assert app.state.service.batcher.waiting == 0
     slow[0].set()
     assert client.post("/predict", json=PAPERS[0]).status_code == 200
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(app, client, monkeypatch):
+    monkeypatch.setattr("nej.guard.BODY_SECONDS", 0.05)
+
+    async def dawdle() -> list[dict]:
+        async def receive():
+            await asyncio.sleep(0.03)
+            return {"type": "http.request", "body": b"[", "more_body": True}
+        return await call(app, receive)
+    sent = asyncio.run(dawdle())
+    assert sent[0]["status"] == 408 and (b"connection", b"close") in sent[0]["headers"]
 
 
 def test_ready_until_it_is_stopped(served_model):
