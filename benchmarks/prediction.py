@@ -49,15 +49,16 @@ def read(path: Path) -> Iterator[dict[str, str]]:
             yield from csv.DictReader(file)
 
 
-def write(papers: Iterator[dict[str, str]], number: int, path: Path) -> list[str]:
-    """Write so many papers to a CSV; return what a model that reads titles reads of each."""
+def write(papers: Iterator[dict[str, str]], number: int, path: Path, *, titles: bool
+          ) -> list[str]:
+    """Write so many papers to a CSV; return what the model reads of each."""
     texts = []
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, ["id", "title", "summary"], extrasaction="ignore")
         writer.writeheader()
         for paper in itertools.islice(papers, number):
             writer.writerow(paper)
-            texts.append(f"{paper['title']}. {paper['summary']}")
+            texts.append(f"{paper['title']}. {paper['summary']}" if titles else paper["summary"])
     return texts
 
 
@@ -98,13 +99,13 @@ def main() -> None:
                    "pipeline bf16": by_pipeline(plain, torch.bfloat16),
                    **{name: by_nej(backend) for name, backend in backends.items()}}
     rates: dict[str, list[float]] = {name: [] for name in contestants}
-    papers = read(options.csv)
+    papers, titles = read(options.csv), "title" in plain.config.text_fields
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "papers.csv"
         for label in contestants.values():  # what is done first takes longer
-            label(path, write(papers, BATCH, path))
+            label(path, write(papers, BATCH, path, titles=titles))
         for _ in tqdm(range(options.rounds), desc="Rounds", disable=None):
-            texts = write(papers, options.papers, path)
+            texts = write(papers, options.papers, path, titles=titles)
             for name, label in contestants.items():
                 start = time.perf_counter()
                 label(path, texts)
@@ -120,7 +121,7 @@ def main() -> None:
                   f"{min(rates[name]):.1f}, {max(rates[name]):.1f} |")
         if options.whole:
             best = max(backends, key=median.get)
-            write(papers, options.whole, path)
+            write(papers, options.whole, path, titles=titles)
             start = time.perf_counter()
             contestants[best](path, [])
             took = time.perf_counter() - start
