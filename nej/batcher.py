@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class Full(Exception):
-    """The queue has no room; ask again after `seconds`."""
+    """The queue has no room, or it would take too long; ask again after `seconds`."""
 
     def __init__(self, seconds: int):
         super().__init__(f"the queue is full; try again in {seconds} s")
@@ -81,6 +81,7 @@ class Batcher:
                  observe: Callable[[int, int, float], None] = lambda *_: None):
         self.queue_papers, self.batch_tokens, self.observe = queue_papers, batch_tokens, observe
         self.waiting = 0  # papers
+        self.working = 0  # papers that left the queue and are not done
         self.seconds_per_paper = 0.0  # of late
         self._jobs: deque[_Job] = deque()
         self._closing = False
@@ -95,21 +96,24 @@ class Batcher:
 
     def seconds_to_wait(self) -> int:
         """Return after how many seconds what waits now should be done, at least 1."""
-        return max(1, math.ceil(self.waiting * self.seconds_per_paper))
+        return max(1, math.ceil((self.waiting + self.working) * self.seconds_per_paper))
 
     async def answer(self, classifier: Classifier, summaries: Sequence[str],
-                     titles: Sequence[str]) -> Answer:
+                     titles: Sequence[str], *, patience_seconds: float = math.inf) -> Answer:
         """Return what the model makes of the papers; if cancelled, they leave the queue.
 
         Raises:
-            Full: they would not fit into the queue.
+            Full: they do not fit into the queue, or what is before them takes longer than their
+                patience lasts. Refused at once, they cost nothing; let in, they would be given up
+                when the model has worked at them already.
             Closed: the queue takes no more.
         """
         job = _Job(classifier, summaries, titles, asyncio.get_running_loop().create_future())
         with self._changed:
             if self._closing:
                 raise Closed
-            if self.waiting + len(summaries) > self.queue_papers:
+            before = (self.waiting + self.working) * self.seconds_per_paper
+            if self.waiting + len(summaries) > self.queue_papers or before > patience_seconds:
                 raise Full(self.seconds_to_wait())
             self._jobs.append(job)
             self.waiting += len(summaries)
@@ -138,7 +142,10 @@ class Batcher:
             started = time.perf_counter()
             self._serve(window)
             took = (time.perf_counter() - started) / len(window)
-            self.seconds_per_paper += 0.3 * (took - self.seconds_per_paper)
+            # a lone paper says less about what a full window takes
+            weight = 1 - 0.98 ** len(window) if self.seconds_per_paper else 1
+            self.seconds_per_paper += weight * (took - self.seconds_per_paper)
+            self.working = 0
 
     def _take(self) -> list[tuple[_Job, int]]:
         """Wait for papers and return the oldest that one model is to read; none at the end."""
@@ -153,6 +160,7 @@ class Batcher:
                 end = min(len(job.summaries), job.taken + WINDOW_PAPERS - len(window))
                 window += [(job, place) for place in range(job.taken, end)]
                 self.waiting -= end - job.taken
+                self.working += end - job.taken
                 job.taken = end
                 if end == len(job.summaries):
                     self._jobs.popleft()

@@ -54,7 +54,8 @@ class Service:
         served = self.model.current
         work = asyncio.ensure_future(self.batcher.answer(
             served.classifier, [paper.summary for paper in papers],
-            [paper.title or "" for paper in papers]))
+            [paper.title or "" for paper in papers],
+            patience_seconds=self.settings.deadline_seconds / 2))
         leaving = asyncio.ensure_future(disconnected())
         try:
             await asyncio.wait({work, leaving}, timeout=self.settings.deadline_seconds,

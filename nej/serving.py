@@ -22,6 +22,10 @@ TOKEN = "NEJ_TOKEN"
 SHARED = "PROMETHEUS_MULTIPROC_DIR"  # a folder of the workers of one service; Prometheus' name
 MISTAKE, STARTED = "mistake", "started"  # files there: why none started, and that one did
 MOST_CONNECTIONS = 1000  # of a process; each may hold a body
+# On a CPU torch keeps a kernel of its own for each number of tokens that a batch had, 1,024 of them
+# by default, which take hundreds of MB. Few are ever used again: keeping 16 is as fast. These are
+# read when torch is loaded.
+FEW_KERNELS = {"LRU_CACHE_CAPACITY": "16", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16"}
 LOGGING: dict[str, Any] = {
     "version": 1, "disable_existing_loggers": False,
     "formatters": {"plain": {"format": "%(asctime)s %(process)d %(message)s"}},
@@ -71,6 +75,7 @@ def serve(settings: Settings) -> int:
         InputError: a setting that cannot be, no model that can be served, a port that is taken.
     """
     settings.check()
+    os.environ.update(FEW_KERNELS | os.environ)
     with _bound(settings) as listener, tempfile.TemporaryDirectory(prefix="nej-serve-") as folder:
         if settings.workers > 1:
             return _serve_with_workers(settings, listener, folder)

@@ -117,6 +117,26 @@ def test_a_full_queue_refuses_and_has_room_again(batcher):
     assert 3 not in sum(reader.batches, [])
 
 
+def test_who_would_wait_in_vain_is_refused_at_once(batcher):
+    reader = Reader(waits=True)
+    batcher.seconds_per_paper = 0.5
+
+    async def wait():
+        asked = [await held(batcher, reader), ask(batcher, reader, "2", "3", "4")]
+        await asyncio.sleep(0)
+        with pytest.raises(Full) as refused:  # four papers are before it
+            await batcher.answer(reader, ["5"], [""], patience_seconds=1.9)
+        assert refused.value.seconds == 2
+        asked.append(asyncio.ensure_future(
+            batcher.answer(reader, ["6"], [""], patience_seconds=2.1)))
+        await asyncio.sleep(0)
+        reader.go.set()
+        return [numbers(answer) for answer in await asyncio.gather(*asked)]
+    assert asyncio.run(wait()) == [[1], [2, 3, 4], [6]]
+    assert batcher.seconds_per_paper < 0.5  # it learns, and has nothing in hand any more
+    assert batcher.working == batcher.waiting == 0
+
+
 def test_who_goes_away_is_not_computed(batcher):
     reader = Reader(waits=True)
 
