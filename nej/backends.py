@@ -3,10 +3,12 @@
 import json
 import logging
 import math
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,8 @@ from nej.prediction import Backend, Classifier, backend_fields, keep_in_bf16
 EXPORT = Path("export")  # in a model directory; scripts/export.py writes it
 GRAPH, RECORD = "model.onnx", "export.json"  # in that folder
 TORCH, OPENVINO = "torch", "openvino"
+SCALED_TOGETHER = 128  # of a token's numbers that become 8 bits, those that share a scale
+LENGTH_STEP = 16
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +36,7 @@ class Exported(Backend):
     """
 
     compiled: Any  # openvino.CompiledModel
+    most_tokens: int  # that the model has positions for
 
     @classmethod
     def load(cls, model_dir: Path, *, folder: Path | None = None) -> "Exported":
@@ -40,21 +45,24 @@ class Exported(Backend):
         Raises:
             InputError: no finished model there.
         """
-        import openvino
+        openvino = _openvino()
         fields = backend_fields(model_dir)
         shape = json.loads((model_dir / "config.json").read_text("utf-8"))
         compiled = openvino.Core().compile_model((folder or model_dir / EXPORT) / GRAPH, "CPU", {
             "INFERENCE_PRECISION_HINT": "bf16" if use_bf16(fields["config"], "cpu") else "f32",
-            # of numbers that share a scale: each token has its own
-            "DYNAMIC_QUANTIZATION_GROUP_SIZE": math.gcd(shape["dim"], shape["hidden_dim"]),
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": math.gcd(
+                shape["dim"], shape["hidden_dim"], SCALED_TOGETHER),
             "INFERENCE_NUM_THREADS": torch.get_num_threads(), "NUM_STREAMS": 1,
             "ENABLE_CPU_PINNING": False})  # several services would all sit on the same cores
-        return cls(**fields, compiled=compiled)
+        return cls(**fields, compiled=compiled,
+                   most_tokens=shape["max_position_embeddings"])
 
     def compute(self, papers: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
         """See Backend."""
         lengths = np.array([len(ids) for ids in papers])
-        input_ids = np.full((len(papers), lengths.max()), self.tokenizer.pad_token_id)
+        # every new shape takes memory for good, so there are few of them
+        tokens = min(-(-lengths.max() // LENGTH_STEP) * LENGTH_STEP, self.most_tokens)
+        input_ids = np.full((len(papers), tokens), self.tokenizer.pad_token_id)
         for row, ids in zip(input_ids, papers):
             row[:len(ids)] = ids
         found = self.compiled({"input_ids": input_ids, "lengths": lengths})
@@ -114,10 +122,17 @@ def export_fault(model_dir: Path) -> str | None:
     except (ValueError, KeyError):
         return f"{folder / RECORD} cannot be read"
     try:
-        import openvino  # noqa: F401
+        _openvino()
     except ImportError:
         return "openvino is not installed"
     return None
+
+
+def _openvino() -> ModuleType:
+    """Import OpenVINO, which would else tell its makers so each time."""
+    sys.modules.setdefault("openvino_telemetry", None)  # then it does without
+    import openvino
+    return openvino
 
 
 def papers_per_second(backend: Backend) -> float:

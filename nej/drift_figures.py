@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from nej.data_figures import BLUE, ORANGE, picture
-from nej.drift import NUMBERS, Drift, Signals
+from nej.drift import NUMBERS, Change, Drift, Signals
 
 MOST_CATEGORIES = 12
 BINS = 20
@@ -26,19 +26,21 @@ def draw_drift(drift: Drift, found: Signals, reference: dict[str, Any], target: 
                                           (values, ORANGE, "these papers")):
                 axis.stairs(np.histogram(sample, edges)[0] / len(sample), edges, color=colour,
                             label=label, linewidth=2)
-            axis.set(title=_title(distances[name], title), ylabel="share of papers")
+            axis.set(ylabel="share of papers")
+            _name(axis, distances[name], title)
         axes[0].legend(frameon=False)
         _draw_categories(axes[3], found, reference, distances["categories"])
         _draw_directions(axes[4], found, reference, distances["embeddings"])
         axes[5].axis("off")
 
 
-def _title(change: Any, name: str) -> str:
-    return f"{'ALARM: ' if change.alarm else ''}{name} ({change.distance:.2f}, alarm from " \
-           f"{change.least:.2f})"
+def _name(axis: Any, change: Change, title: str) -> None:
+    """Write above what it shows, and whether that is an alarm."""
+    axis.set_title(f"{'ALARM: ' if change.alarm else ''}{title} ({change.distance:.2f}, alarm from "
+                   f"{change.least:.2f})", fontsize=10, color=ORANGE if change.alarm else "black")
 
 
-def _draw_categories(axis: Any, found: Signals, reference: dict[str, Any], change: Any) -> None:
+def _draw_categories(axis: Any, found: Signals, reference: dict[str, Any], change: Change) -> None:
     before, papers = reference["categories"], reference["papers"]
     shares = {name: (before.get(name, 0) / papers, found.categories.count(name) / len(found))
               for name in {*before, *found.categories}}
@@ -48,14 +50,15 @@ def _draw_categories(axis: Any, found: Signals, reference: dict[str, Any], chang
         axis.bar(places + 0.4 * (side - 0.5), [shares[name][side] for name in names], 0.4,
                  color=colour)
     axis.set_xticks(places, names, rotation=30, ha="right")
-    axis.set(title=_title(change, "categories"), ylabel="share of papers")
+    axis.set(ylabel="share of papers")
+    _name(axis, change, "categories")
 
 
-def _draw_directions(axis: Any, found: Signals, reference: dict[str, Any], change: Any) -> None:
+def _draw_directions(axis: Any, found: Signals, reference: dict[str, Any], change: Change) -> None:
     before = reference["directions"]
     spread = np.sqrt(np.diag(before["covariance"])) + 1e-9
     off = (found.directions.mean(0) - np.array(before["mean"])) / spread
     axis.bar(range(1, len(off) + 1), off, color=ORANGE)
     axis.axhline(0, color=BLUE, linewidth=2)
-    axis.set(title=_title(change, "embeddings"), xlabel="direction",
-             ylabel="mean, in standard deviations")
+    axis.set(xlabel="direction", ylabel="mean, in standard deviations")
+    _name(axis, change, "embeddings")

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from nej import InputError
+from nej.backends import load_backend
 from nej.files import checksum
-from nej.prediction import Classifier, category_names, keep_in_bf16
+from nej.prediction import Backend, category_names
 from nej.signals import Signals
 from nej.unknown_words import UnknownWords
 
@@ -22,7 +23,7 @@ logger = logging.getLogger(__name__)
 class ServedModel:
     """A model directory, ready to answer."""
 
-    classifier: Classifier
+    classifier: Backend
     unknown_words: UnknownWords
     name: str
     version: str  # the first 12 digits of the weights' sha256
@@ -63,14 +64,12 @@ class ServedModel:
         return category_names().get(code, code)
 
 
-def _load_classifier(model_dir: Path) -> Classifier:
-    """Load what the service runs; another back end with Classifier's interface fits here."""
+def _load_classifier(model_dir: Path) -> Backend:
+    """Load what the service runs: the fastest back end that there is."""
     if not (model_dir / "model.safetensors").exists():  # nothing that needs pickle is looked for
         raise InputError(f"{model_dir} is not a finished model directory: no model.safetensors in "
                          "it; train one with scripts/train.py, or name another")
-    classifier = Classifier.load(model_dir)
-    keep_in_bf16(classifier)
-    return classifier
+    return load_backend(model_dir)
 
 
 class ModelInUse:
