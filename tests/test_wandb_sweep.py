@@ -84,7 +84,7 @@ def client(tmp_path, make_config):
             with open(tmp_path / "output.txt", "w+", encoding="utf-8") as output:
                 subprocess.run([sys.executable, "-c", AGENT, *arguments], cwd=tmp_path, check=True,
                                env=environment, stdin=subprocess.DEVNULL, stdout=output,
-                               stderr=output, timeout=100)
+                               stderr=output, timeout=300)
                 output.seek(0)
                 return output.read()
         yield server, wandb
@@ -96,7 +96,7 @@ def test_an_agent_tries_what_the_server_says_and_outlives_a_failing_trial(client
         {"learning_rate": 2e-3, "global_batch_size": 16, "warmup_steps": 0.1, "weight_decay": 0.02,
          "label_smoothing_factor": 0.05, "layer_decay": 0.9, "text_fields": "title+summary"},
         {"learning_rate": 3.0},
-        {"learning_rate": 1e-3, "max_steps": 9999, "eval_steps": 4}]
+        {"learning_rate": 1e-3, "max_steps": 999, "eval_steps": 4}]
     server.stop = {"sweep1-3": 2}
     assert "wandb agent tester/nej/sweep1" in wandb("sweep", "sweep.yaml")
     told = wandb("agent", "tester/nej/sweep1")
