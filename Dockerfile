@@ -49,10 +49,10 @@ COPY requirements_api.txt ./
 RUN python -m venv /opt/venv && \
     pip install --no-compile ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} \
         --requirement requirements_api.txt
-# a quarter of it only serves to build and test the packages
+# a fifth of it only serves to build, test and install packages, or Arrow's other services
 WORKDIR /opt/venv/lib/python3.11/site-packages
 RUN find torch/bin -type f ! -name torch_shm_manager -delete && \
-    rm -rf torch/include torch/test && \
+    rm -rf torch/include torch/test pyarrow/include pyarrow/*flight* pip pip-* && \
     find . -type d \( -name tests -o -name __pycache__ \) -prune -exec rm -rf {} +
 
 

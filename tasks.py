@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from email.message import Message
 from importlib.metadata import metadata
 from pathlib import Path
 from shlex import split
+from tempfile import TemporaryDirectory
 
 from invoke import Exit, task
 
@@ -21,6 +23,7 @@ OUTPUT = os.environ.get("OUTPUT", "labelled.parquet")
 SOURCE = os.environ.get("SOURCE", "")
 ACCEPT = os.environ.get("ACCEPT", "")
 ARGS = os.environ.get("ARGS", "")
+VERSION = os.environ.get("VERSION", "")
 LAUNCHER = os.environ.get("LAUNCHER", "python")
 
 
@@ -192,6 +195,40 @@ def lock(context, args=ARGS):
         # torch itself pins CUDA's packages, where there are any
         path.write_text("".join(line for line in lines if not re.match("nvidia-|triton", line)),
                         "utf-8")
+
+
+@task
+def notebook(context):
+    """Run notebooks/explore.ipynb, which looks at the sample and at the quickstart's model."""
+    _run("jupyter", "execute", "notebooks/explore.ipynb")
+
+
+@task
+def wheel(context):
+    """Build dist/ and import every module of the wheel in a clean environment: two minutes."""
+    shutil.rmtree("dist", ignore_errors=True)
+    _run("python", "-m", "build")
+    with TemporaryDirectory() as folder:
+        _run("python", "-m", "venv", folder)
+        python = str(next(Path(folder).glob("*/python*")))
+        _run(python, "-m", "pip", "install", "--quiet", "--constraint", "requirements.txt",
+             str(next(Path("dist").glob("*.whl"))))
+        _run(python, "-Ic", "import importlib, pkgutil, nej; print(len([importlib.import_module("
+             "'nej.' + name) for _, name, _ in pkgutil.iter_modules(nej.__path__)]), 'modules')")
+
+
+@task
+def changes(context, version=VERSION):
+    """Write dist/changes.md: what CHANGELOG.md says of VERSION=v1.2.3."""
+    number = version.removeprefix("v")
+    if f'\nversion = "{number}"\n' not in Path("pyproject.toml").read_text("utf-8"):
+        raise Exit(f"error: VERSION={version} is not the version in pyproject.toml", code=2)
+    found = re.search(rf"^## {re.escape(number)}\b.*\n((?:(?!## ).*\n)+)",
+                      Path("CHANGELOG.md").read_text("utf-8"), re.M)
+    if not found:
+        raise Exit(f"error: CHANGELOG.md has no section '## {number}'; write it", code=2)
+    Path("dist").mkdir(exist_ok=True)
+    Path("dist/changes.md").write_text(found[1].strip() + "\n", "utf-8")
 
 
 @task
