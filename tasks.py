@@ -16,7 +16,10 @@ from invoke import Exit, task
 
 BASE = os.environ.get("BASE", "models/production")
 CONFIG = os.environ.get("CONFIG", "configs/base.json")  # `make train CONFIG=...` sets it
+SWEEP = os.environ.get("SWEEP", "configs/sweep.yaml")
 MODEL = os.environ.get("MODEL", "models/quickstart")
+PAPERS = os.environ.get("PAPERS", "logs/predictions.jsonl")
+OUTPUT = os.environ.get("OUTPUT", "labelled.parquet")
 SOURCE = os.environ.get("SOURCE", "")
 ACCEPT = os.environ.get("ACCEPT", "")
 ARGS = os.environ.get("ARGS", "")
@@ -93,6 +96,12 @@ def train(context, config=CONFIG, launcher=LAUNCHER, args=ARGS):
 
 
 @task
+def sweep(context, sweep=SWEEP, args=ARGS):
+    """Search for better settings as SWEEP=a yaml says; ARGS="--count 20 --jobs 1 --key value"."""
+    _run("python", "scripts/sweep.py", sweep, *split(args))
+
+
+@task
 def evaluate(context, model=MODEL, args=ARGS):
     """Judge MODEL=models/x on its test papers; ARGS="--papers FILE" or "--against MODEL"."""
     _run("python", "scripts/evaluate.py", model, *split(args))
@@ -102,6 +111,12 @@ def evaluate(context, model=MODEL, args=ARGS):
 def visualize(context, model=MODEL):
     """Draw the training, the judgement and the embeddings of MODEL=models/x."""
     _run("python", "scripts/visualize.py", model)
+
+
+@task
+def serve(context, model=MODEL, args=ARGS):
+    """Serve MODEL=models/x: a page and an API; ARGS="--port 8080 --workers 2"."""
+    _run("python", "scripts/serve.py", model, *split(args))
 
 
 @task
@@ -141,6 +156,23 @@ def reproduce(context, model=MODEL):
 
 
 @task
+def predict(context, model=MODEL, papers=PAPERS, output=OUTPUT, args=ARGS):
+    """Label the papers of PAPERS=file with MODEL=models/x into OUTPUT=file."""
+    _run("python", "scripts/predict.py", model, papers, "--output", output, *split(args))
+
+
+@task
+def export(context, model=MODEL):
+    """Export MODEL=models/x for CPUs, 8 bits; refused if it answers otherwise."""
+    _run("python", "scripts/export.py", model)
+
+
+@task
+def drift(context, model=MODEL, papers=PAPERS, args=ARGS):
+    """Tell whether PAPERS=a log of predictions or a file are like MODEL's test papers."""
+    _run("python", "scripts/drift.py", model, papers, *split(args))
+
+
 def review_data(context, base=BASE):
     """Write reports/review.md: are the data that differ from BASE=origin/main good?"""
     _run("python", "scripts/review.py", "data", base)

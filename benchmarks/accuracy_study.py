@@ -30,6 +30,8 @@ VARIANTS = {
     "layer decay 0.8": {"layer_decay": 0.8},
     "384 tokens": {"max_length": 384},
     "soft labels 0.6": {"distillation_weight": 0.6},
+    "soft labels 0.6, smoothing 0.1": {
+        "distillation_weight": 0.6, "label_smoothing_factor": 0.1},
     "seed 2": {"seed": 2},
     "AdamW": {"optimizer": "adamw"},
     "160 tokens": {"max_length": 160},

@@ -2,9 +2,11 @@
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 from accelerate import PartialState
@@ -26,8 +28,8 @@ def check_processes() -> None:
     if asked and "WORLD_SIZE" not in os.environ:
         raise InputError(
             "accelerate launch was asked for more than one process and started 1; on CPUs use "
-            "`torchrun --nproc_per_node N scripts/train.py ...`, on GPUs add --multi_gpu, or ask "
-            "for --num_processes 1")
+            f"`torchrun --nproc_per_node N scripts/{Path(sys.argv[0]).name} ...`, on GPUs add "
+            "--multi_gpu, or ask for --num_processes 1")
 
 
 def prepare_device(config: Config) -> str:

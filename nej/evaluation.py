@@ -17,15 +17,17 @@ from nej.baselines import baseline_predictions
 from nej.calibration import calibrate, judge_calibration
 from nej.card import write_card
 from nej.dataset import cache_folder, load_dataset
+from nej.drift import signals, write_reference
 from nej.figures import draw_model
 from nej.files import CONFIG_FILE, checksum, replacing, write_csv, write_json
-from nej.judgement import COMPARED, judge, judge_classes, lead, verdict
+from nej.judgement import COMPARED, judge, judge_classes, lead, precision_recall, verdict
 from nej.labelled import read_labelled
 from nej.metrics import Predictions, best_validation
 from nej.mistakes import label_issues, mistakes, write_label_issues
 from nej.prediction import Classifier, softmax
 from nej.report import write_report
 from nej.slices import slices
+from nej.unknown_words import UnknownWords
 
 logger = logging.getLogger(__name__)
 
@@ -77,9 +79,9 @@ def evaluate(model_dir: Path, *, data_path: Path | None = None, papers_path: Pat
     """Judge a model and write down what was found.
 
     Writes into the model directory metrics.json, of it headline.json, calibration.json,
-    predictions.csv, embeddings.npy, mistakes.json, label_issues.csv, figures/, report.md,
-    report.html and the model card README.md. For papers that are given, all but the card go to
-    reports/<model>-on-<file>.
+    predictions.csv, precision_recall.csv, embeddings.npy, mistakes.json, label_issues.csv,
+    figures/, report.md, report.html, the model card README.md and reference.json, by which drift
+    is seen. For papers that are given, all but the last two go to reports/<model>-on-<file>.
 
     Args:
         model_dir: what `train` made.
@@ -146,6 +148,8 @@ def evaluate(model_dir: Path, *, data_path: Path | None = None, papers_path: Pat
     with replacing(folder / "embeddings.npy") as aside, open(aside, "wb") as handle:
         np.save(handle, outputs.embeddings.astype(np.float16))
     _write_predictions(folder / "predictions.csv", predictions)
+    write_csv(folder / "precision_recall.csv", ("class", "recall", "precision"),
+              precision_recall(predictions))
     write_json(folder / "calibration.json", calibration)
     write_json(folder / "metrics.json", metrics)
     write_json(folder / "headline.json", {
@@ -153,6 +157,9 @@ def evaluate(model_dir: Path, *, data_path: Path | None = None, papers_path: Pat
         for name, found in (("test", metrics["test"]), *baselines.items())})
     if papers_path is None:
         write_card(model_dir)
+        write_reference(model_dir, signals(
+            test, outputs, names=names, temperature=calibration["temperature"],
+            unknown_words=UnknownWords(classifier.tokenizer)))
     draw_model(model_dir, folder / "figures", judged_in=folder)
     write_report(folder, model_dir)
     return EvaluationReport.load(folder)

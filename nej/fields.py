@@ -110,6 +110,15 @@ def collapse_spaces(texts: pa.Array) -> pa.Array:
     return pc.replace_with_mask(texts, mask, pa.array(clean, pa.string()))
 
 
+def is_text(value: str) -> bool:
+    """Return whether a string can be written: it has no half of a surrogate pair in it."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _odd_texts(texts: pa.Array) -> np.ndarray:
     """Return the indices of texts that have other white space than single spaces inside."""
     offsets, data = _buffers(texts)
@@ -183,3 +192,12 @@ def parse_date(text: str) -> date | None:
         return date(year + (0 if year > 99 else 2000 if year < 91 else 1900), month, day)
     except (ValueError, OverflowError):
         return None
+
+
+def arxiv_link(paper: str) -> str:
+    """Return the address of a paper on arXiv; empty if its id is none of arXiv's."""
+    match = ARXIV_ID.fullmatch(paper)
+    if match is None:
+        return ""
+    # cs-9308101 of Kaggle's file is cs/9308101
+    return "https://arxiv.org/abs/" + re.sub(r"-(?=\d{7}$)", "/", match["paper"])

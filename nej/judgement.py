@@ -3,13 +3,14 @@
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import log_loss, top_k_accuracy_score
+from sklearn.metrics import log_loss, precision_recall_curve, top_k_accuracy_score
 
 from nej.calibration import expected_calibration_error
 from nej.intervals import Bootstrap, beyond_noise, interval, scores
 from nej.metrics import Predictions, all_metrics
 
 COMPARED = ("accuracy", "macro_f1", "weighted_f1")
+CURVE_POINTS = 101
 
 
 def judge(predictions: Predictions) -> dict[str, Any]:
@@ -52,6 +53,26 @@ def judge_classes(predicted: np.ndarray, labels: np.ndarray, *, names: list[str]
             key: interval(drawn[key][:, index]) if found["per_class"][name]["support"] else None
             for key in ("precision", "recall", "f1")}
     return found
+
+
+def precision_recall(predictions: Predictions) -> list[tuple[str, float, float]]:
+    """Return the precision-recall curve of each class: rows of class, recall, precision.
+
+    Precision is the best at this recall or a higher one, which a threshold on the probability of
+    the class can reach; recall goes from 0 to 1 in CURVE_POINTS. A class without papers has none.
+    """
+    wanted = np.linspace(0, 1, CURVE_POINTS)
+    rows = []
+    for index, name in enumerate(predictions.names):
+        papers = predictions.labels == index
+        if papers.any():
+            precision, recall, _ = precision_recall_curve(
+                papers, predictions.probabilities[:, index])
+            best = np.maximum.accumulate(precision)  # recall falls along them
+            places = np.searchsorted(recall[::-1], wanted - 1e-9)  # recall may be off by rounding
+            rows += [(name, round(float(share), 4), round(float(best[::-1][place]), 6))
+                     for share, place in zip(wanted, places)]
+    return rows
 
 
 def lead(predicted: np.ndarray, other: np.ndarray, labels: np.ndarray, *, num_classes: int

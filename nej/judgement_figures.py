@@ -10,6 +10,7 @@ import numpy as np
 from nej.data_figures import BLUE, ORANGE, PALETTE, picture
 
 INTERVAL = "95 % interval"
+FEW_PAPERS = 30  # the interval of a slice of fewer says little, and may leave the picture
 FEW_ANSWERED = 0.05  # the share under which an accuracy is too uncertain to draw the axis for
 
 
@@ -182,6 +183,9 @@ def draw_slices(slices: Sequence[dict[str, Any]], target: Path, *, overall: floa
             axis.get_yticklabels()[index].set_fontweight("bold")
             axis.axhline(index - 0.5, color="lightgrey", linewidth=0.8)
         axis.set_ylim(len(ticks) - 0.4, -0.6)
+        low, high = zip((overall, overall), *(
+            row["interval"] for row in slices if row["papers"] >= FEW_PAPERS))
+        axis.set_xlim(max(0, min(low) - 0.05), min(1, max(high) + 0.05))
         axis.set_title(f"Accuracy of slices of the test papers, {INTERVAL}", pad=20)
         axis.set_xlabel("accuracy (in brackets: test papers of the slice)")
         axis.grid(axis="x", alpha=0.3)

@@ -9,7 +9,7 @@ from typing import Any
 import datasets
 import numpy as np
 
-from nej.fields import ARXIV_ID
+from nej.fields import arxiv_link
 from nej.files import write_csv
 from nej.metrics import Predictions
 from nej.prediction import Classifier, softmax
@@ -92,12 +92,6 @@ def mistakes(classifier: Classifier, papers: datasets.Dataset, predictions: Pred
         "probability_of_actual": float(predictions.probabilities[index, label]),
         "words": [asdict(word) for word in found],
     } for index, row, label, given, found in zip(indices, rows, actual, predicted, words)]
-
-
-def deciding_words(classifier: Classifier, paper: Mapping[str, Any], *, predicted: int,
-                   actual: int, most: int = 5) -> list[Word]:
-    """Return what `explain` does, of one paper."""
-    return explain(classifier, [paper], predicted=[predicted], actual=[actual], most=most)[0]
 
 
 def explain(classifier: Classifier, papers: Sequence[Mapping[str, Any]], *,
@@ -210,12 +204,3 @@ def write_label_issues(target: Path, found: LabelIssues, *, titles: Mapping[str,
         (issue.id, titles[issue.id], issue.given, issue.suggested,
          f"{issue.probability_of_given:.4f}", f"{issue.probability_of_suggested:.4f}",
          f"{issue.quality:.4f}", arxiv_link(issue.id), "") for issue in found.issues))
-
-
-def arxiv_link(paper: str) -> str:
-    """Return the address of a paper on arXiv; empty if its id is none of arXiv's."""
-    match = ARXIV_ID.fullmatch(paper)
-    if match is None:
-        return ""
-    # cs-9308101 of Kaggle's file is cs/9308101
-    return "https://arxiv.org/abs/" + re.sub(r"-(?=\d{7}$)", "/", match["paper"])

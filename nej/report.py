@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from markdown_it import MarkdownIt
 
+from nej.fields import arxiv_link
 from nej.files import replacing
-from nej.mistakes import arxiv_link
 from nej.tables import escaped, interval_text, markdown_table
 
 LOW_F1 = 0.5

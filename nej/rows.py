@@ -6,11 +6,12 @@ import os
 import signal
 import sys
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -41,25 +42,42 @@ def check_header(path: Path, *, named: Path | None = None) -> list[str]:
     Raises:
         InputError: one that nej needs is not among them.
     """
-    named = named or path
+    return parse_header(_first_line(path), named=named or path, needed=COLUMNS)
+
+
+def parse_header(line: bytes, *, named: Path | str, needed: Collection[str],
+                 aliases: Mapping[str, str] = MappingProxyType({})) -> list[str]:
+    """Return the columns that the first line of a CSV names.
+
+    Args:
+        named: what the file is called in an error.
+        needed: columns that must be among them, also under one of the aliases.
+
+    Raises:
+        InputError: one of those is not among them.
+    """
     try:
-        line = _first_line(path).decode("utf-8-sig")
+        line = line.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{named}: row 1 is not UTF-8 ({error.reason} at byte {error.start}); "
                          "save the file as UTF-8") from error
     if "\r" in line.rstrip("\r\n"):
         raise InputError(f"{named}: its lines end with CR alone; save it with CRLF or LF")
     header = next(csv.reader([line]), [])
-    missing = [column for column in COLUMNS if column not in header]
+
+    def lacking(columns: list[str]) -> list[str]:
+        known = {aliases.get(column, column) for column in columns}
+        return [column for column in needed if column not in known]
+    missing = lacking(header)
     if missing:
-        other = next((s for s in ("\t", ";", "|") if set(COLUMNS) <= set(line.strip().split(s))),
-                     None)
+        other = next((s for s in ("\t", ";", "|") if not lacking(line.strip().split(s))), None)
         if other:
             raise InputError(f"{named}: its columns are separated by {other!r}; save it with "
                              "commas")
+        whole = KAGGLE_COLUMNS if set(needed) == set(COLUMNS) else needed
         raise InputError(
             f"{named}: the header (row 1) lacks {', '.join(missing)}; found: "
-            f"{', '.join(header)[:200] or 'nothing'}; needed: {', '.join(KAGGLE_COLUMNS)}")
+            f"{', '.join(header)[:200] or 'nothing'}; needed: {', '.join(whole)}")
     return header
 
 

@@ -68,6 +68,21 @@ class Run:
             " ".join(f"{key}={_text(value)}"
                      for key, value in differences(asdict(base), self.config).items()))
 
+    def record(self, base: Config) -> dict[str, Any]:
+        """Return the same for a CSV, numbers with all their digits and the ends of intervals."""
+        git, data = self.manifest["git"] or {}, self.manifest["data"]
+        test = self.metrics.get("test", {})
+        found = {"run": self.name, "finished": self.manifest["finished"]}
+        for key in ("macro_f1", "accuracy"):
+            low, high = test.get("intervals", {}).get(key) or (None, None)
+            found |= {key: test.get(key), f"{key}_low": low, f"{key}_high": high}
+        return found | {
+            **{key: self.value(key) for key in ("validation_macro_f1", "papers")},
+            "seconds": self.manifest["training_seconds"], "commit": git.get("commit"),
+            "dirty": git.get("dirty"), "data_md5": data["md5"],
+            "data_revision": data.get("dvc_revision"),
+            "settings": json.dumps(differences(asdict(base), self.config))}
+
     def _figure(self, key: str) -> str:
         test = self.metrics.get("test")
         if test is None:
@@ -97,8 +112,8 @@ def list_runs(models: Path, *, sort: str = "finished", where: Sequence[str] = ()
         conditions.append((key, value))
     runs = []
     for folder in sorted(path.parent for path in models.glob("*/manifest.json")):
-        if folder.is_symlink() or folder.suffix == ".partial":
-            continue  # models/production, which is one of the others; a run that is not finished
+        if folder.is_symlink() or folder.suffix in (".partial", ".replaced"):
+            continue  # models/production, which is one of the others; what a kill left behind
         runs.append(Run.load(folder))
     known = {*asdict(Config()), "run", "finished", "minutes", "papers", "validation_macro_f1",
              "macro_f1", "accuracy"}
@@ -127,8 +142,8 @@ def compare_runs(one: Run, other: Run) -> list[tuple[str, ...]]:
     """
     rows: list[tuple[str, ...]] = [("", one.name, other.name, "difference")]
     changed = {**differences(other.config, one.config), **differences(one.config, other.config)}
-    rows += [(key, _text(one.config.get(key)), _text(other.config.get(key)), "")
-             for key in sorted(changed)]
+    rows += [(key, *(_text(run.config[key]) if key in run.config else "" for run in (one, other)),
+              "") for key in sorted(changed)]  # an older run may lack a key
     for part in ("validation", "test"):
         figures = [run.metrics.get(part, {}) for run in (one, other)]
         for key in figures[0]:

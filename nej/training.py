@@ -5,7 +5,6 @@ import logging
 import math
 import os
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -41,6 +40,7 @@ from nej.metrics import best_validation, validation_metrics
 from nej.model import freeze, load_classifier, load_tokenizer, save_model
 from nej.optimizer import make_optimizer
 from nej.packing import pack, take_packed
+from nej.stopping import StopInOrder, stop_on_signal
 from nej.throughput import Throughput, without_times
 
 logger = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ def _train(config: Config, device: str, callbacks: Sequence[TrainerCallback],
                            callbacks=callbacks)
     if checkpoint is not None:
         trainer.trace = read_trace(checkpoint / TRACE)
-    with explained_writes(work_dir), _stop_on_signal(trainer):
+    with explained_writes(work_dir), stop_on_signal(trainer):
         start = time.perf_counter()
         if not trainer.is_finished(checkpoint):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -151,7 +151,7 @@ class PaperTrainer(Trainer):
         self.loss_so_far: torch.Tensor | float = 0.0  # of the step that is under way
         labels = np.asarray(dataset["train"]["label"])
         names = dataset["train"].features["label"].names
-        callbacks = [_StopInOrder(self), *callbacks]
+        callbacks = [StopInOrder(self), *callbacks]
         if config.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(config.early_stopping_patience))
         super().__init__(
@@ -304,51 +304,6 @@ class PaperTrainer(Trainer):
         return losses.sum() / num_items_in_batch
 
 
-class _StopInOrder(TrainerCallback):
-    """When a signal asked for it, end the step with a checkpoint and stop."""
-
-    def __init__(self, trainer: PaperTrainer):
-        self.trainer = trainer
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step < state.max_steps and self._stop_wanted():
-            # a validation that is due after this step still happens: the best one counts
-            control.should_save = control.should_training_stop = True
-            self.trainer.interrupted = True
-
-    def _stop_wanted(self) -> bool:
-        if self.trainer.args.world_size > 1:  # all processes must leave at the same step
-            wanted = torch.tensor([self.trainer.stop_requested], device=self.trainer.args.device)
-            self.trainer.stop_requested = bool(self.trainer.accelerator.gather(wanted).any())
-        return self.trainer.stop_requested
-
-
-class _stop_on_signal:
-    """While the block runs, SIGINT (Ctrl-C), SIGTERM and SIGUSR1 (which clusters send before they
-    take a machine away) ask the trainer to save and stop; a second one stops at once.
-    """
-
-    signals = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1")
-               if hasattr(signal, name)]
-
-    def __init__(self, trainer: PaperTrainer):
-        self.trainer = trainer
-
-    def __enter__(self):
-        self.before = {number: signal.signal(number, self._handle)
-                       for number in self.signals}
-
-    def __exit__(self, *exception):
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number, frame):
-        self.trainer.stop_requested = True
-        for again, handler in self.before.items():
-            signal.signal(again, handler)
-        logger.warning("stopping after this step, with a checkpoint; once more stops at once")
-
-
 def _training_arguments(config: Config, lengths: Sequence[int], work_dir: Path
                         ) -> TrainingArguments:
     """Translate the config; keys of the same name go through as they are."""
@@ -382,6 +337,7 @@ def _training_arguments(config: Config, lengths: Sequence[int], work_dir: Path
         "load_best_model_at_end": True, "metric_for_best_model": "macro_f1",
         "label_names": ["labels"], "ddp_find_unused_parameters": False,
         "label_smoothing_factor": 0.0,  # step_loss does it
+        "report_to": "none",  # a tracker is one of the callbacks
         "restore_callback_states_from_checkpoint": True,  # or early stopping forgets its count
         "logging_nan_inf_filter": False,  # a run that diverged says so
         "disable_tqdm": not sys.stderr.isatty(),

@@ -23,7 +23,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--sort", default="finished", help="the largest first (finished)")
     parser.add_argument("--where", action="append", default=[], metavar="KEY=VALUE",
                         help="only these runs; may be given several times")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table there too")
+    parser.add_argument("--csv", type=Path, metavar="FILE",
+                        help="write it there too, with all digits")
     parser.add_argument("--compare", type=Path, nargs=2, metavar="MODEL")
     parser.add_argument("--figure", type=Path, default=Path("reports/figures/runs.png"),
                         help="where --compare draws the curves (reports/figures/runs.png)")
@@ -38,14 +39,14 @@ def main(arguments: list[str]) -> int:
         print(f"curves: {options.figure}")
         return 0
     base = base_config()
-    rows = [one.row(base) for one in list_runs(
-        options.models, sort=options.sort, where=options.where)]
-    if not rows:
+    runs = list_runs(options.models, sort=options.sort, where=options.where)
+    if not runs:
         print(f"no finished runs in {options.models}")
         return 0
-    print(text_table([COLUMNS, *rows], left=(0, len(COLUMNS) - 1)))
+    print(text_table([COLUMNS, *(one.row(base) for one in runs)], left=(0, len(COLUMNS) - 1)))
     if options.csv:
-        write_csv(options.csv, COLUMNS, rows)
+        records = [one.record(base) for one in runs]
+        write_csv(options.csv, tuple(records[0]), (record.values() for record in records))
         print(f"written: {options.csv}")
     return 0
 

@@ -35,11 +35,11 @@ def main(arguments: list[str]) -> int:
         write_manifest(folder, config, result, made_from)
         write_card(folder)
 
-    callbacks = []
+    trackers = []
     if config.report_to == "wandb":
-        from nej.tracking import TrackingCallback
-        callbacks.append(TrackingCallback(config))
-    result = train(config, callbacks=callbacks, finish=finish)
+        from nej.tracking import Tracker
+        trackers.append(Tracker(config, made_from))
+    result = train(config, callbacks=trackers, finish=finish)
     if result.interrupted:
         print(f"stopped after step {result.steps}; the same command goes on from there",
               file=sys.stderr)
@@ -48,15 +48,12 @@ def main(arguments: list[str]) -> int:
         return 0
     from nej.evaluation import evaluate
     from nej.figures import draw_model
-    metrics = {}
     if config.do_predict:
         report = evaluate(result.model_dir)
-        metrics = report.test
         print(f"{report.table()}\nreport: {result.model_dir}/report.html")
     pictures = draw_model(result.model_dir, Path(config.reports_dir) / "figures")
-    if config.report_to == "wandb":
-        from nej.tracking import finish_run
-        finish_run(metrics)
+    for tracker in trackers:
+        tracker.finish(result.model_dir)
     print(f"trained {result.papers['train']:,} papers in {result.seconds:.0f} s\n"
           f"model: {result.model_dir}\nfigures: {', '.join(map(str, pictures))}")
     return 0

@@ -3,10 +3,10 @@
     python tests/launch.py runs.json
 
 runs.json is a list of {"name", "world_size", "config"}; they run one after the other. More keys:
-"stop_at", a step; "hosts", for each process a network namespace and the name of its cable, the
-first of which has the address "master"; "before", a command to run first; "exit_code", what each
-process must end with. Each process writes <output_dir>.<name>.<rank>.json: the papers of each of
-its steps, how many were validated, and whether the run was stopped.
+"stop_at", a step; "tracked", whether by W&B; "hosts", for each process a network namespace and the
+name of its cable, the first of which has the address "master"; "before", a command to run first;
+"exit_code", what each process must end with. Each process writes <output_dir>.<name>.<rank>.json:
+the papers of each of its steps, how many were validated, and whether the run was stopped.
 """
 
 import ctypes
@@ -66,7 +66,13 @@ def process(run: dict, rank: int, port: int) -> None:
 
     training.PaperTrainer.training_step = recorded_step
     training._validate = recorded_validation
-    result = training.train(Config(**run["config"]), callbacks=[StopAt(run.get("stop_at"))])
+    config = Config(**run["config"])
+    callbacks = [StopAt(run.get("stop_at"))]
+    if run.get("tracked"):
+        from nej.manifest import origin
+        from nej.tracking import Tracker
+        callbacks.append(Tracker(config, origin(config)))
+    result = training.train(config, callbacks=callbacks)
     Path(f"{run['config']['output_dir']}.{run['name']}.{rank}.json").write_text(json.dumps({
         "steps": steps, "validated": validated, "interrupted": result.interrupted}))
 

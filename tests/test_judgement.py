@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 from sklearn.metrics import (
-    accuracy_score, f1_score, log_loss, matthews_corrcoef, top_k_accuracy_score,
+    accuracy_score, f1_score, log_loss, matthews_corrcoef, precision_score, recall_score,
+    top_k_accuracy_score,
 )
 
-from nej.judgement import COMPARED, judge, lead, verdict
+from nej.judgement import COMPARED, CURVE_POINTS, judge, lead, precision_recall, verdict
 from nej.metrics import Predictions
 
 NAMES = ["a", "b", "c", "d"]
@@ -64,6 +65,30 @@ def test_a_class_without_papers_counts_for_nothing(predictions):
     low, high = found["intervals"]["macro_f1"]
     assert low < found["macro_f1"] < high
     assert found["per_class"]["d"]["intervals"] == {"precision": None, "recall": None, "f1": None}
+
+
+def test_each_point_of_a_precision_recall_curve_can_be_reached(predictions):
+    rows = precision_recall(predictions)
+    assert len(rows) == 4 * CURVE_POINTS
+    for index, name in enumerate(NAMES):
+        curve = [row[1:] for row in rows if row[0] == name]
+        assert [recall for recall, _ in curve] == [i / 100 for i in range(CURVE_POINTS)]
+        precisions = [precision for _, precision in curve]
+        assert precisions == sorted(precisions, reverse=True)
+        papers, chances = predictions.labels == index, predictions.probabilities[:, index]
+        best = {(recall_score(papers, chances >= threshold),
+                 precision_score(papers, chances >= threshold)) for threshold in chances}
+        for wanted, precision in curve[1::20]:
+            reached = max(p for recall, p in best if recall >= wanted - 1e-9)
+            assert precision == pytest.approx(reached, abs=1e-6)
+
+
+def test_a_class_without_papers_has_no_precision_recall_curve(predictions):
+    rows = predictions.labels < 3
+    found = precision_recall(Predictions(
+        [str(i) for i in range(rows.sum())], predictions.labels[rows],
+        predictions.probabilities[rows], NAMES))
+    assert {row[0] for row in found} == {"a", "b", "c"}
 
 
 def test_a_lead_over_oneself_is_nothing(predictions):

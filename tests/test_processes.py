@@ -22,8 +22,9 @@ def train_in_several_ways(folder: Path, papers_csv: Path, tiny_model: str) -> di
         eval_steps=0.25, dropout=0.0, bf16=False))
     plan = []
 
-    def add(name: str, output: str, world_size: int, *, stop_at: int | None = None, **settings):
-        plan.append({"name": name, "world_size": world_size, "stop_at": stop_at,
+    def add(name: str, output: str, world_size: int, *, stop_at: int | None = None,
+            tracked: bool = False, **settings):
+        plan.append({"name": name, "world_size": world_size, "stop_at": stop_at, "tracked": tracked,
                      "config": config | settings | {"output_dir": str(folder / output)}})
     for world_size in (1, 2, 4):
         add("whole", f"whole-{world_size}", world_size)
@@ -32,13 +33,14 @@ def train_in_several_ways(folder: Path, papers_csv: Path, tiny_model: str) -> di
     add("begun", "four-to-one", 4, stop_at=STOP)
     add("ended", "four-to-one", 1)
     bf16 = {"bf16": True, "dropout": 0.1}
-    add("whole", "bf16", 2, **bf16)
+    add("whole", "bf16", 2, tracked=True, **bf16)
     add("begun", "bf16-stopped", 2, stop_at=STOP, **bf16)
     add("ended", "bf16-stopped", 2, **bf16)
     (folder / "runs.json").write_text(json.dumps(plan))
     done = subprocess.run(
         [sys.executable, str(ROOT / "tests" / "launch.py"), str(folder / "runs.json")],
-        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        capture_output=True, text=True, env={
+            **os.environ, "OMP_NUM_THREADS": "1", "WANDB_DIR": str(folder)})
     assert done.returncode == 0, done.stderr[-3000:]
     found = {}
     for run in plan:
@@ -98,6 +100,10 @@ def check_two_processes_in_bf16_go_on_to_the_same_bits(runs):
     assert largest_difference(runs["bf16", "whole"][0], runs["bf16-stopped", "ended"][0]) == 0
 
 
+def check_only_the_first_process_talks_to_wandb(folder):
+    assert len(list((folder / "wandb").glob("offline-run-*"))) == 1
+
+
 def test_one_two_and_four_processes(tmp_path, papers_csv, tiny_model):
     """One test, as the runs are made once."""
     runs = train_in_several_ways(tmp_path, papers_csv, tiny_model)
@@ -108,3 +114,4 @@ def test_one_two_and_four_processes(tmp_path, papers_csv, tiny_model):
     for output in ("one-to-two", "four-to-one"):
         check_a_run_goes_on_with_another_number_of_processes(runs, output)
     check_two_processes_in_bf16_go_on_to_the_same_bits(runs)
+    check_only_the_first_process_talks_to_wandb(tmp_path)

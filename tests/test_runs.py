@@ -107,6 +107,12 @@ def test_the_script_lists_writes_and_draws(models, tmp_path):
     with open(tmp_path / "runs.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["run"] for row in rows] == ["second", "first", "third"]
+    assert [rows[0][key] for key in ("macro_f1", "macro_f1_low", "macro_f1_high", "papers")] == [
+        "0.8", "0.79", "0.81", "1001"]
+    assert rows[0]["data_md5"] == "0123456789abcdef" and rows[0]["commit"] == "fedcba9876543210"
+    assert json.loads(rows[0]["settings"]) == {
+        "text_fields": "title+summary", "learning_rate": 1e-3}
+    assert rows[2]["macro_f1"] == ""
     done = run("--compare", "models/first", "models/second")
     assert done.returncode == 0, done.stderr
     assert "learning_rate" in done.stdout

@@ -1,67 +1,334 @@
-"""Tracking works without a network or a key, and says so in one line."""
+"""Every run is tracked, online or offline, once; and nothing that happens to W&B stops it."""
 
+import json
 import logging
+import os
 import signal
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import wandb
 from transformers import TrainerCallback
+from wandb.cli import beta_sync
 
-from nej.tracking import TrackingCallback, finish_run
+from nej.evaluation import evaluate
+from nej.manifest import origin, write_manifest
+from nej.tracking import Tracker
 from nej.training import train
+from tests.wandb_file import read_offline
+from tests.wandb_server import KEY, WandbServer
+
+STEPS = 12
 
 
 @pytest.fixture
 def tracked(make_config, tmp_path, monkeypatch):
-    """Return a config whose run is tracked in an empty folder, by nobody who is logged in."""
+    """Return the config of a run in an empty folder; nobody is logged in, nothing is reached."""
     monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    for name in ("CACHE", "DATA", "CONFIG"):
+        monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / name.lower()))
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
-    monkeypatch.delenv("WANDB_MODE")
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nothing listens there
     wandb.teardown()  # it keeps the environment that it saw first
-    yield make_config(report_to="wandb", num_train_epochs=1)
+    yield make_config(report_to="wandb", max_steps=STEPS, logging_steps=1, eval_steps=4)
     wandb.teardown()
 
 
-def test_with_no_way_to_wandb_the_run_is_offline_and_one_line_says_how_to_send_it(
-        tracked, tmp_path, caplog):
+@pytest.fixture
+def server(tracked, monkeypatch):
+    """Return a W&B server on which the run of `tracked` is welcome."""
+    with WandbServer() as server:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        yield server
+        wandb.teardown()
+
+
+class At(TrainerCallback):
+    """Do something after a step."""
+
+    def __init__(self, step: int, action):
+        self.step, self.action = step, action
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            self.action()
+
+
+def kill() -> None:
+    """End this process and W&B's: nobody writes what it still has."""
+    kill_client()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_client() -> None:
+    """Kill wandb-core, the process that the client talks to."""
+    children = {int(child) for file in Path("/proc/self/task").glob("*/children")
+                for child in file.read_text().split()}
+    for child in children:
+        if b"wandb-core" in Path(f"/proc/{child}/cmdline").read_bytes():
+            os.kill(child, signal.SIGKILL)
+
+
+def track(config, *callbacks, judge=False) -> Tracker:
+    """Train and track as scripts/train.py does."""
+    made_from = origin(config)
+    tracker = Tracker(config, made_from)
+    result = train(config, callbacks=[tracker, *callbacks], finish=lambda folder, result: (
+        write_manifest(folder, config, result, made_from)))
+    if judge:
+        evaluate(result.model_dir)
+    if not result.interrupted:
+        tracker.finish(result.model_dir)
+    wandb.teardown()  # as at the end of a script
+    return tracker
+
+
+def track_apart(config, *callbacks, exit_code: int = 0) -> None:
+    """Train and track in a process of its own, which must end with `exit_code`."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            track(config, *callbacks)
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == exit_code
+
+
+def track_until_killed(config, step: int) -> None:
+    """Train in a process that is killed after a step."""
+    track_apart(config, At(step, kill), exit_code=-signal.SIGKILL)
+
+
+def offline_files() -> list[Path]:
+    return sorted(Path("wandb").glob("offline-run-*/*.wandb"))
+
+
+def losses(history: list[dict]) -> dict[int, float]:
+    """Return the training loss by step; each step is there once."""
+    steps = [row["_step"] for row in history]
+    assert steps == sorted(set(steps))
+    return {row["_step"]: row["train/loss"] for row in history if "train/loss" in row}
+
+
+def validations(history: list[dict]) -> dict[int, float]:
+    return {row["_step"]: row["eval/macro_f1"] for row in history if "eval/macro_f1" in row}
+
+
+def trace(config) -> dict[int, float]:
+    """Return the loss of each step as the model directory has it."""
+    state = json.loads((Path(config.output_dir) / "trainer_state.json").read_text())
+    return {log["step"]: log["loss"] for log in state["log_history"] if "loss" in log}
+
+
+def sync(*paths: Path, include_online: bool = False) -> None:
+    """Do what `wandb sync` does."""
+    beta_sync.sync(
+        list(paths), live=False, entity="", project="", run_id="", job_type="", replace_tags="",
+        dry_run=False, skip_confirmation=True, skip_synced=True, skip_online=not include_online,
+        verbose=False, parallelism=5)
+    wandb.teardown()
+
+
+def lines(caplog) -> list[str]:
+    return [record.message for record in caplog.records if "W&B" in record.message]
+
+
+def test_offline_all_is_on_the_disk_and_can_be_sent_later(tracked, monkeypatch, caplog):
     caplog.set_level(logging.INFO, "nej")
-    train(tracked, callbacks=[TrackingCallback(tracked)])
-    assert wandb.run.config["global_batch_size"] == tracked.global_batch_size
-    assert wandb.run.config["learning_rate"] == tracked.learning_rate
-    finish_run({"accuracy": 0.5, "per_class": {}})
-    wandb.teardown()  # as at the end of a script: what is left in its buffers is written
-    lines = [record.message for record in caplog.records if "W&B" in record.message]
-    assert len(lines) == 1 and "offline (no way to http://127.0.0.1:9)" in lines[0]
-    folder = lines[0].split("wandb sync ")[1]
-    files = list((tmp_path / folder).glob("run-*.wandb"))
-    assert len(files) == 1 and files[0].stat().st_size > 1000
+    for name, value in {"RUN_GROUP": "seeds", "TAGS": "paper,final", "NOTES": "more dropout",
+                        "PROJECT": "theses", "ENTITY": "library", "NAME": "third"}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    tracker = track(tracked, judge=True)
+    said, = lines(caplog)
+    assert "offline (no way to http://127.0.0.1:9)" in said
+    folder = Path(said.split("wandb sync ")[1])
+    file, = offline_files()
+    assert file.parent == folder
+    found = read_offline(file)
+
+    run = found.run
+    assert (run.project, run.entity, run.display_name) == ("theses", "library", "third")
+    assert (run.run_group, list(run.tags), run.notes) == (
+        "seeds", ["paper", "final"], "more dropout")
+    assert found.config["learning_rate"] == tracked.learning_rate
+    assert found.config["data"]["md5"] and found.config["git"]["commit"]
+    assert losses(found.history) == trace(tracked) and len(trace(tracked)) == STEPS
+    assert list(validations(found.history)) == [4, 8, 12]
+    row = next(row for row in found.history if row["_step"] == 4)
+    assert {"train/learning_rate", "train/grad_norm", "train/tokens_per_second",
+            "train/padding_share", "train/mfu", "eval/loss", "eval/accuracy"} <= set(row)
+    assert "stats" in found.kinds  # the machine's
+
+    test = json.loads((Path(tracked.output_dir) / "metrics.json").read_text())["test"]
+    assert found.summary["test/macro_f1"] == test["macro_f1"]
+    assert [found.summary["test/macro_f1_low"],
+            found.summary["test/macro_f1_high"]] == test["intervals"]["macro_f1"]
+    shown = found.history[-1]
+    for name in ("per_class", "misclassified", "surest_mistakes", "confusion_matrix_table",
+                 "precision_recall_table"):
+        table = json.loads((folder / "files" / shown[f"test/{name}.path"]).read_text())
+        assert len(table["data"]) == shown[f"test/{name}.nrows"] > 0
+        if name == "confusion_matrix_table":
+            assert sum(line[2] for line in table["data"]) == test["papers"]
+        if name == "misclassified":
+            assert len(table["data"]) == round((1 - test["accuracy"]) * test["papers"])
+    assert (folder / "files" / shown["test/figures/per_class.path"]).exists()
+
+    data, model = [next(a for a in found.artifacts if a.type == kind)
+                   for kind in ("dataset", "model")]
+    entry, = data.manifest.contents
+    assert data.use_after_commit and entry.ref == Path(tracked.data_path).as_uri()
+    assert {"manifest.json", "model.safetensors", "tokenizer.json"} <= {
+        entry.path for entry in model.manifest.contents}
+
+    with WandbServer() as server:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        sync(folder)
+        run = server.runs[tracker.id]
+    assert losses(run.history) == trace(tracked)
+    assert run.summary["test/macro_f1"] == test["macro_f1"]
+    kept = {artifact["type"]: key for key, artifact in server.artifacts.items()}
+    assert run.used == [kept["dataset"]]
+    made = server.artifacts[kept["model"]]
+    assert made["run"] == run.id and made["state"] == "COMMITTED"
+    assert made["metadata"]["data"]["md5"] == found.config["data"]["md5"]
 
 
-def test_a_run_that_goes_on_is_the_same_run(tracked, tmp_path):
-    class Stop(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs):
-            if state.global_step == 5:
-                signal.raise_signal(signal.SIGTERM)
-    ids = []
-    for callbacks in ([Stop()], []):
-        train(tracked, callbacks=[TrackingCallback(tracked), *callbacks])
-        ids.append(wandb.run.id)
-        finish_run({})
-    assert ids[0] == ids[1]
-    folders = [path.name for path in (tmp_path / "wandb").glob("offline-run-*")]
-    assert folders and all(name.endswith(ids[0]) for name in folders)
+def test_killed_and_resumed_offline_is_one_run_in_one_file(tracked, monkeypatch):
+    track_until_killed(tracked, 6)  # the last checkpoint is step 4
+    track_until_killed(tracked, 10)
+    tracker = track(tracked)
+    *earlier, last = offline_files()
+    found = read_offline(last)
+    assert {file.stem for file in (*earlier, last)} == {f"run-{tracker.id}"}
+    assert losses(found.history) == trace(tracked) and len(trace(tracked)) == STEPS
+    assert list(validations(found.history)) == [4, 8, 12]
+    assert found.history[0]["train/tokens_per_second"] > 0
+    with WandbServer() as server:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        sync(Path("wandb"))
+        run, = server.runs.values()
+        assert losses(run.history) == trace(tracked)
+        sync(earlier[0])  # the line that was printed first says so
+    assert losses(run.history) == trace(tracked)
 
 
-def test_with_none_nothing_is_tracked(tracked, tmp_path):
-    train(replace(tracked, report_to="none"))
-    assert wandb.run is None and not (tmp_path / "wandb").exists()
+@pytest.mark.parametrize("parts", ["online online", "offline online", "online offline"])
+def test_killed_and_resumed_online_is_one_run_there(
+        tracked, server, monkeypatch, capfd, caplog, tmp_path, parts):
+    caplog.set_level(logging.INFO)
+    before, after = parts.split()
+    monkeypatch.setenv("WANDB_MODE", before)
+    track_until_killed(tracked, 6)
+    monkeypatch.setenv("WANDB_MODE", after)
+    track(tracked)
+    if after == "offline":
+        sync(Path("wandb"))
+    run, = server.runs.values()
+    assert losses(run.history) == trace(tracked) and len(trace(tracked)) == STEPS
+    assert list(validations(run.history)) == [4, 8, 12]
+    assert run.config["seed"]["value"] == tracked.seed and run.exit_code == 0
+    assert KEY not in "".join(capfd.readouterr()) + caplog.text
+    assert_nowhere(KEY, tmp_path)
 
 
-def test_a_mode_of_the_users_own_is_kept(tracked, tmp_path, monkeypatch):
+def test_a_run_whose_last_steps_were_sent_already_does_not_send_them_again(tracked, server):
+    def stop():  # with a checkpoint, and all of it sent
+        signal.raise_signal(signal.SIGTERM)
+    track_apart(tracked, At(6, stop))
+    run, = server.runs.values()
+    assert max(losses(run.history)) == 6
+    sent = dict(run.lines["wandb-history.jsonl"])
+    track(tracked)
+    assert run.sessions == 2
+    assert {key: run.lines["wandb-history.jsonl"][key] for key in sent} == sent
+    assert losses(run.history) == trace(tracked)
+
+
+def test_with_a_wrong_key_the_run_is_offline_and_no_key_is_said_or_written(
+        tracked, server, monkeypatch, caplog, capfd, tmp_path):
+    caplog.set_level(logging.INFO)
+    wrong = "f00d" * 10
+    monkeypatch.setenv("WANDB_API_KEY", wrong)
+    track(tracked)
+    said, = lines(caplog)
+    assert said.startswith("W&B is offline (") and "API key" in said
+    assert losses(read_offline(*offline_files()).history) == trace(tracked)
+    assert wrong not in "".join(capfd.readouterr()) + caplog.text
+    assert_nowhere(wrong, tmp_path)
+
+
+def assert_nowhere(key: str, folder: Path) -> None:
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    assert any(file.suffix == ".wandb" for file in files)
+    assert [file for file in files if key.encode() in file.read_bytes()] == []
+
+
+def test_when_wandb_refuses_in_the_middle_training_goes_on_and_nothing_is_lost(
+        tracked, server, capfd):
+    def refuse():  # the quota is used up
+        server.status = {"graphql": 402, "file_stream": 403, "upload": 403}
+    track(tracked, At(5, refuse))
+    said, = [line for line in capfd.readouterr().err.splitlines() if "wandb:" in line]
+    assert "not be synced, but it will still be written to disk" in said
+    file, = Path("wandb").glob("run-*/*.wandb")
+    assert losses(read_offline(file).history) == trace(tracked)
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_when_the_network_goes_training_goes_on_and_the_rest_can_be_sent_later(
+        tracked, server, monkeypatch, caplog, resumed):
+    monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "1")
+    if resumed:
+        track_until_killed(tracked, 6)
+    tracker = track(tracked, At(8, server.close))
+    assert len(trace(tracked)) == STEPS
+    said, = lines(caplog)
+    assert "W&B failed (Timed out" in said
+    folder = Path(said.split("wandb sync --include-online ")[1])
+    with WandbServer() as back:
+        for name, value in back.environment().items():
+            monkeypatch.setenv(name, value)
+        back.runs = server.runs
+        sync(folder, include_online=True)
+        assert losses(back.runs[tracker.id].history) == trace(tracked)
+
+
+def test_when_wandbs_own_process_dies_training_goes_on(tracked, caplog):
+    track(tracked, At(5, kill_client))
+    assert len(trace(tracked)) == STEPS
+    said, = lines(caplog)
+    assert "W&B failed (" in said
+
+
+def test_when_nothing_can_be_written_training_goes_on(tracked, caplog, tmp_path):
+    (tmp_path / "wandb").write_text("in the way")
+    track(tracked)
+    assert len(trace(tracked)) == STEPS
+    said, = lines(caplog)
+    assert "W&B failed (" in said and "all else goes on" in said
+
+
+def test_only_the_main_process_talks_to_wandb(tracked, tmp_path):
+    tracker = Tracker(tracked, origin(tracked))
+    state = SimpleNamespace(is_world_process_zero=False, global_step=3, log_history=[])
+    for event in ("on_init_end", "on_train_begin", "on_step_begin"):
+        getattr(tracker, event)(None, state, None)
+    tracker.on_log(None, state, None, {"loss": 1.0})
+    assert tracker.run is None and not (tmp_path / "wandb").exists()
+
+
+def test_disabled_and_none_leave_nothing(tracked, monkeypatch, tmp_path):
+    train(replace(tracked, report_to="none", output_dir=str(tmp_path / "untracked")))
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    callback = TrackingCallback(tracked)
-    assert callback.reason is None
-    train(tracked, callbacks=[callback])
+    track(tracked)
     assert not (tmp_path / "wandb").exists()
