@@ -198,6 +198,13 @@ def lock(context, args=ARGS):
 
 
 @task
+def mutants(context, args=ARGS):
+    """Change code bit by bit: do the tests notice? ARGS="nej.splits*"; what, says setup.cfg."""
+    _run("mutmut", "run", *split(args))
+    _run("mutmut", "results")
+
+
+@task
 def notebook(context):
     """Run notebooks/explore.ipynb, which looks at the sample and at the quickstart's model."""
     _run("jupyter", "execute", "notebooks/explore.ipynb")

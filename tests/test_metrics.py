@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from nej.metrics import F1, Accuracy, ConfusionMatrix, PerClass, all_metrics, validation_metrics
+from nej.metrics import (
+    F1, Accuracy, ConfusionMatrix, PerClass, all_metrics, best_validation, validation_metrics,
+)
 
 # two of a (one taken for b), two of b, one of c (taken for a), none of d
 TRUE, PREDICTED = [0, 0, 1, 1, 2], [0, 1, 1, 1, 0]
@@ -105,3 +107,19 @@ def test_batch_by_batch_as_any_metric_of_evaluate(metric, options, key, expected
         assert found == metric().compute(predictions=PREDICTED, references=TRUE, **options)
         if expected is not None:
             assert np.array(found[key]) == pytest.approx(np.array(expected))
+
+
+def test_the_kept_checkpoint_is_the_one_with_the_best_macro_f1():
+    def log(step: int, macro_f1: float) -> dict:
+        return {"step": step, "eval_macro_f1": macro_f1, "eval_accuracy": step / 10,
+                "eval_weighted_f1": 0.5, "eval_loss": 0.1, "eval_runtime": 3.0}
+    history = [{"step": 1, "loss": 9.0}, log(2, 0.3), log(4, 0.7), {"step": 5, "loss": 8.0},
+               log(6, 0.7), log(8, 0.2)]
+    assert best_validation(history) == {
+        "accuracy": 0.4, "macro_f1": 0.7, "weighted_f1": 0.5, "loss": 0.1}
+    assert best_validation([{"step": 1, "loss": 9.0}]) == best_validation([]) == {}
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_class_without_papers_is_worth_no_warning(found):
+    assert all_metrics(np.array(PREDICTED), np.array(TRUE), names=NAMES) == found

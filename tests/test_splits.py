@@ -9,7 +9,7 @@ import pytest
 
 from nej.fields import KAGGLE_COLUMNS
 from nej.papers import read_papers
-from nej.splits import SPLITS, assign, positions
+from nej.splits import SPLITS, assign, assign_by_date, positions
 
 IDS = [f"abs-{year:02d}{month:02d}.{number:05d}"
        for year in range(10, 20) for month in range(1, 11) for number in range(200)]
@@ -93,3 +93,12 @@ def test_versions_of_a_paper_land_in_the_same_split(tmp_path):
     assert len(first) == len(later) == 200
     assert dict(zip(later, split(later))) == dict(zip(first, split(first)))
     assert len(set(split(first).tolist())) == 3
+
+
+def test_by_date_the_first_day_belongs_to_the_later_split_and_no_date_to_none():
+    days = np.array(["2017-12-31", "2018-01-01", "2018-12-31", "2019-01-01", "2030-06-01", "NaT"],
+                    "datetime64[D]")
+    sides = assign_by_date(days, validation_from=np.datetime64("2018-01-01"),
+                           test_from=np.datetime64("2019-01-01"))
+    names = [[*SPLITS, "none"][side] for side in sides]
+    assert names == ["train", "validation", "validation", "test", "test", "none"]
