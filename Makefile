@@ -14,7 +14,7 @@ environment:
 	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "error: $(PYTHON) is older than Python 3.11; name another: make PYTHON=..." >&2; exit 2; }; \
 	  echo "making .venv (about two minutes)" && rm -rf .venv && $(PYTHON) -m venv .venv && \
-	  .venv/bin/python -m pip install --quiet --requirement requirements_dev.txt && \
+	  .venv/bin/python -m pip install --quiet $(PINS:%=--requirement %) && \
 	  cat $(PINS) > .venv/pins.txt; }
 
 Makefile: ;

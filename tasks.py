@@ -1,18 +1,29 @@
 """The commands of nej: `invoke --list` shows them, `make NAME` runs them in .venv."""
 
 import os
+import re
+import shutil
+import signal
 import subprocess
 import sys
+from email.message import Message
+from importlib.metadata import metadata
+from pathlib import Path
 from shlex import split
+from tempfile import TemporaryDirectory
 
 from invoke import Exit, task
 
 BASE = os.environ.get("BASE", "models/production")
 CONFIG = os.environ.get("CONFIG", "configs/base.json")  # `make train CONFIG=...` sets it
+SWEEP = os.environ.get("SWEEP", "configs/sweep.yaml")
 MODEL = os.environ.get("MODEL", "models/quickstart")
+PAPERS = os.environ.get("PAPERS", "logs/predictions.jsonl")
+OUTPUT = os.environ.get("OUTPUT", "labelled.parquet")
 SOURCE = os.environ.get("SOURCE", "")
 ACCEPT = os.environ.get("ACCEPT", "")
 ARGS = os.environ.get("ARGS", "")
+VERSION = os.environ.get("VERSION", "")
 LAUNCHER = os.environ.get("LAUNCHER", "python")
 
 
@@ -23,6 +34,8 @@ def _run(*command: str) -> None:
     folder = os.path.dirname(sys.executable)
     process = subprocess.Popen(
         command, env=os.environ | {"PATH": folder + os.pathsep + os.environ.get("PATH", "")})
+    # `docker stop` and the like tell this process alone
+    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     while process.poll() is None:
         try:
             process.wait()
@@ -83,6 +96,12 @@ def train(context, config=CONFIG, launcher=LAUNCHER, args=ARGS):
 
 
 @task
+def sweep(context, sweep=SWEEP, args=ARGS):
+    """Search for better settings as SWEEP=a yaml says; ARGS="--count 20 --jobs 1 --key value"."""
+    _run("python", "scripts/sweep.py", sweep, *split(args))
+
+
+@task
 def evaluate(context, model=MODEL, args=ARGS):
     """Judge MODEL=models/x on its test papers; ARGS="--papers FILE" or "--against MODEL"."""
     _run("python", "scripts/evaluate.py", model, *split(args))
@@ -92,6 +111,12 @@ def evaluate(context, model=MODEL, args=ARGS):
 def visualize(context, model=MODEL):
     """Draw the training, the judgement and the embeddings of MODEL=models/x."""
     _run("python", "scripts/visualize.py", model)
+
+
+@task
+def serve(context, model=MODEL, args=ARGS):
+    """Serve MODEL=models/x: a page and an API; ARGS="--port 8080 --workers 2"."""
+    _run("python", "scripts/serve.py", model, *split(args))
 
 
 @task
@@ -131,9 +156,123 @@ def reproduce(context, model=MODEL):
 
 
 @task
+def predict(context, model=MODEL, papers=PAPERS, output=OUTPUT, args=ARGS):
+    """Label the papers of PAPERS=file with MODEL=models/x into OUTPUT=file."""
+    _run("python", "scripts/predict.py", model, papers, "--output", output, *split(args))
+
+
+@task
+def export(context, model=MODEL):
+    """Export MODEL=models/x for CPUs, 8 bits; refused if it answers otherwise."""
+    _run("python", "scripts/export.py", model)
+
+
+@task
+def drift(context, model=MODEL, papers=PAPERS, args=ARGS):
+    """Tell whether PAPERS=a log of predictions or a file are like MODEL's test papers."""
+    _run("python", "scripts/drift.py", model, papers, *split(args))
+
+
+def review_data(context, base=BASE):
+    """Write reports/review.md: are the data that differ from BASE=origin/main good?"""
+    _run("python", "scripts/review.py", "data", base)
+
+
+@task
+def review_model(context, base=BASE):
+    """Write reports/review.md: is the quickstart better than with the code of BASE=origin/main?"""
+    _run("python", "scripts/review.py", "model", base)
+
+
+@task
+def lock(context, args=ARGS):
+    """Pin what requirements*.in ask for; ARGS="--upgrade" takes the newest versions."""
+    os.environ["CUSTOM_COMPILE_COMMAND"] = "make lock"
+    for name in ("requirements", "requirements_api", "requirements_dev"):
+        _run("pip-compile", "--quiet", "--output-file", f"{name}.txt", *split(args), f"{name}.in")
+        path = Path(f"{name}.txt")
+        lines = path.read_text("utf-8").replace("+cpu", "").splitlines(keepends=True)
+        # torch itself pins CUDA's packages, where there are any
+        path.write_text("".join(line for line in lines if not re.match("nvidia-|triton", line)),
+                        "utf-8")
+
+
+@task
+def notebook(context):
+    """Run notebooks/explore.ipynb, which looks at the sample and at the quickstart's model."""
+    _run("jupyter", "execute", "notebooks/explore.ipynb")
+
+
+@task
+def wheel(context):
+    """Build dist/ and import every module of the wheel in a clean environment: two minutes."""
+    shutil.rmtree("dist", ignore_errors=True)
+    _run("python", "-m", "build")
+    with TemporaryDirectory() as folder:
+        _run("python", "-m", "venv", folder)
+        python = str(next(Path(folder).glob("*/python*")))
+        _run(python, "-m", "pip", "install", "--quiet", "--constraint", "requirements.txt",
+             str(next(Path("dist").glob("*.whl"))))
+        _run(python, "-Ic", "import importlib, pkgutil, nej; print(len([importlib.import_module("
+             "'nej.' + name) for _, name, _ in pkgutil.iter_modules(nej.__path__)]), 'modules')")
+
+
+@task
+def changes(context, version=VERSION):
+    """Write dist/changes.md: what CHANGELOG.md says of VERSION=v1.2.3."""
+    number = version.removeprefix("v")
+    if f'\nversion = "{number}"\n' not in Path("pyproject.toml").read_text("utf-8"):
+        raise Exit(f"error: VERSION={version} is not the version in pyproject.toml", code=2)
+    found = re.search(rf"^## {re.escape(number)}\b.*\n((?:(?!## ).*\n)+)",
+                      Path("CHANGELOG.md").read_text("utf-8"), re.M)
+    if not found:
+        raise Exit(f"error: CHANGELOG.md has no section '## {number}'; write it", code=2)
+    Path("dist").mkdir(exist_ok=True)
+    Path("dist/changes.md").write_text(found[1].strip() + "\n", "utf-8")
+
+
+@task
+def licences(context):
+    """Write docs/licences.md: the licence of each package in requirements.txt."""
+    names = re.findall(r"^([\w.-]+)==", Path("requirements.txt").read_text("utf-8"), re.M)
+    rows = [f"| {name} | {_licence(metadata(name))} |" for name in names]
+    Path("docs/licences.md").write_text("\n".join([
+        "# Licences", "",
+        "What the packages in `requirements.txt` say of themselves (`make licences`).", "",
+        "| package | licence |", "|---|---|", *rows, ""]), "utf-8")
+
+
+def _licence(about: Message) -> str:
+    classified = [line.split(" :: ")[-1] for line in about.get_all("Classifier", [])
+                  if line.startswith("License :: ") and not line.endswith("OSI Approved")]
+    return (about.get("License-Expression") or ", ".join(classified)
+            or about.get("License", "not named").strip().partition("\n")[0])
+
+
+@task
+def docs(context):
+    """Build the documentation into site/, strictly."""
+    _run("python", "scripts/draw_architecture.py")
+    os.environ["NO_MKDOCS_2_WARNING"] = "1"
+    _run("mkdocs", "build", "--strict", "--quiet")
+
+
+@task
+def docs_commands(context, args=ARGS):
+    """Run the marked commands of README.md and docs/ in a fresh clone: ten minutes."""
+    _run("python", "scripts/docs_commands.py", *split(args))
+
+
+@task
 def lint(context):
-    """Check the code with flake8."""
-    _run("python", "-m", "flake8")
+    """Check style, imports, workflows, the Dockerfile, secrets: .pre-commit-config.yaml."""
+    _run("pre-commit", "run", "--all-files")
+
+
+@task
+def types(context):
+    """Check the types of nej/ with mypy."""
+    _run("mypy")
 
 
 @task

@@ -30,6 +30,8 @@ VARIANTS = {
     "layer decay 0.8": {"layer_decay": 0.8},
     "384 tokens": {"max_length": 384},
     "soft labels 0.6": {"distillation_weight": 0.6},
+    "soft labels 0.6, smoothing 0.1": {
+        "distillation_weight": 0.6, "label_smoothing_factor": 0.1},
     "seed 2": {"seed": 2},
     "AdamW": {"optimizer": "adamw"},
     "160 tokens": {"max_length": 160},
@@ -67,6 +69,7 @@ def judge(name: str, papers: int, config_path: Path) -> dict:
 def table(found: dict[str, dict]) -> str:
     """Return the study as a Markdown table."""
     import numpy as np
+
     from nej.intervals import Bootstrap, interval, scores
     (_, base), *_ = found.items()
     labels, classes = np.array(base["labels"]), len(base["names"])

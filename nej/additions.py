@@ -1,7 +1,6 @@
 """Adding papers to the data set: from CSV, JSON Lines or Parquet, merged by arXiv id."""
 
 import csv
-import json
 import logging
 import re
 from collections import Counter
@@ -10,21 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from nej import InputError
-from nej.fields import ARXIV_ID, COLUMNS, KAGGLE_COLUMNS
+from nej.fields import ARXIV_ID, KAGGLE_COLUMNS, is_text
 from nej.files import replacing
+from nej.records import ALIASES, LONGEST, read_records
 from nej.rows import check_header, require
 
 logger = logging.getLogger(__name__)
-
-ALIASES = {"abstract": "summary", "categories": "category_code", "published": "published_date",
-           "updated": "updated_date", "update_date": "updated_date"}
-LONGEST = 1 << 20  # characters of a field
-csv.field_size_limit(16 * LONGEST)  # over that a quote is missing
 
 
 @dataclass
@@ -88,13 +81,13 @@ def _merge(target: Path, aside: Path, new: dict[str, tuple[int, dict[str, str]]]
     with (open(target, encoding="utf-8-sig", newline="") as old,
           open(aside, "w", encoding="utf-8", newline="") as merged):
         reader = csv.DictReader(old)
-        writer = csv.DictWriter(merged, reader.fieldnames, extrasaction="ignore")
+        writer = csv.DictWriter(merged, reader.fieldnames or [], extrasaction="ignore")
         writer.writeheader()
         seen = set()
         for row in tqdm(_whole_rows(reader, target), desc="Merge", unit=" rows", disable=None):
             identity = parse_id(row["id"])
             paper = identity[0] if identity else row["id"]
-            if paper in new:
+            if identity and paper in new:
                 version, better = new[paper]
                 if version > identity[1]:
                     row = row | {column: value for column, value in better.items() if value}
@@ -113,8 +106,9 @@ def _whole_rows(reader: csv.DictReader, path: Path) -> Iterator[dict[str, str]]:
     try:
         for row in reader:
             if None in row or None in row.values():
-                raise InputError(f"{path}: line {reader.line_num}: not {len(reader.fieldnames)} "
-                                 "fields; correct or delete the row")
+                columns = len(reader.fieldnames or [])
+                raise InputError(f"{path}: line {reader.line_num}: not {columns} fields; correct "
+                                 "or delete the row")
             yield row
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: after line {reader.line_num}: {error}; correct the file"
@@ -131,7 +125,7 @@ def parse_id(text: str) -> tuple[str, int] | None:
 
 def _category_names(target: Path) -> dict[str, str]:
     """Return the name that each category code has most often in the data set."""
-    counts = Counter()
+    counts: Counter[tuple[str, str]] = Counter()
     with open(target, encoding="utf-8-sig", newline="") as file:
         for row in _whole_rows(csv.DictReader(file), target):
             counts[row["category_code"], row["category"]] += 1
@@ -155,7 +149,7 @@ def _as_row(
     for column, value in row.items():
         if len(value) > LONGEST:
             raise ValueError(f"{column} longer than {LONGEST:,} characters")
-        if "\0" in value or "\ufffd" in value:
+        if "\0" in value or "\ufffd" in value or not is_text(value):
             raise ValueError(f"{column} has characters that are none (a wrong encoding?)")
     identity = parse_id(row["id"])
     if identity is None:
@@ -177,60 +171,3 @@ def _as_row(
 
 def _text(value: Any) -> str:
     return "" if value is None else " ".join(str(value).split())
-
-
-def read_records(sources: Iterable[Path]) -> Iterator[tuple[str, dict[str, Any] | None]]:
-    """Yield each record with its place, `file:line`; one that cannot be parsed is None."""
-    readers = {".csv": _csv_records, ".jsonl": _json_records, ".json": _json_records,
-               ".parquet": _parquet_records}
-    for source in sources:
-        source = Path(source)
-        if not source.is_file():
-            raise InputError(f"no file {source}; name a CSV, JSON Lines or Parquet file")
-        if source.suffix.lower() not in readers:
-            raise InputError(f"{source}: its name must end in {', '.join(readers)}")
-        for number, record in readers[source.suffix.lower()](source):
-            yield f"{source}:{number}", record
-
-
-def _csv_records(source: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    check_header(source)
-    with open(source, encoding="utf-8-sig", errors="replace", newline="") as file:
-        reader = csv.DictReader(file)
-        try:
-            for record in reader:
-                whole = None not in record and None not in record.values()
-                yield reader.line_num, record if whole else None
-        except csv.Error as error:
-            raise InputError(f"{source}: after line {reader.line_num}: {error}; is a quote "
-                             "missing?") from error
-
-
-def _json_records(source: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    with open(source, encoding="utf-8-sig", errors="replace") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError):
-                record = None
-            yield number, record if isinstance(record, dict) else None
-
-
-def _parquet_records(source: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        with pq.ParquetFile(source) as file:
-            columns = [ALIASES.get(name, name) for name in file.schema_arrow.names]
-            missing = [column for column in COLUMNS
-                       if column not in columns and column != "category"]
-            if missing:
-                raise InputError(f"{source}: lacks {', '.join(missing)}; found: "
-                                 f"{', '.join(file.schema_arrow.names)[:200]}")
-            number = 0
-            for batch in file.iter_batches():
-                for record in batch.to_pylist():
-                    number += 1
-                    yield number, record
-    except pa.ArrowException as error:
-        raise InputError(f"{source}: not a whole Parquet file ({str(error)[:100]})") from error

@@ -59,7 +59,7 @@ def micro_batches_per_step(lengths: np.ndarray, *, global_batch_size: int, micro
     They are as many as the step that needs most of them takes, so that no micro-batch has more
     than `micro_batch_tokens` tokens, padding included, but where a single paper has more.
     """
-    most = max((len(_fill(lengths[step].tolist(), micro_batch_tokens))
+    most = max((len(fill(lengths[step].tolist(), micro_batch_tokens))
                 for epoch in range(epochs)
                 for step in _steps(lengths, global_batch_size, seed, epoch)), default=1)
     return -(-most // world_size)
@@ -73,7 +73,7 @@ def _steps(lengths: np.ndarray, size: int, seed: int, epoch: int) -> Iterator[np
         yield step[np.argsort(-lengths[step], kind="stable")]
 
 
-def _fill(lengths: list[int], tokens: int) -> list[int]:
+def fill(lengths: list[int], tokens: int) -> list[int]:
     """Cut papers, the longest first, into runs of at most `tokens`, padded; return their ends."""
     ends, start = [], 0
     while start < len(lengths):
@@ -89,8 +89,8 @@ def _cut(lengths: list[int], parts: int) -> list[int]:
     low, high = 0, lengths[0] * len(lengths)  # too few tokens for a run, and enough
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if len(_fill(lengths, middle)) <= parts else (middle, high)
-    ends = _fill(lengths, high)
+        low, high = (low, middle) if len(fill(lengths, middle)) <= parts else (middle, high)
+    ends = fill(lengths, high)
     return ends + [len(lengths)] * (parts - len(ends))
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import logging
 import math
+import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -15,12 +16,14 @@ from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from transformers import AutoConfig, PreTrainedModel
 
 from nej import InputError
 from nej.config import Config
-from nej.files import CONFIG_FILE, checksum, explained_writes, flush, write_csv, write_json
+from nej.files import (
+    CONFIG_FILE, checksum, explained_writes, flush, run_lock, write_csv, write_json,
+)
 from nej.rows import require
 
 logger = logging.getLogger(__name__)
@@ -45,18 +48,18 @@ class UnfinishedRun:
 
 
 @contextmanager
-def sole_run(model_dir: Path) -> Iterator[None]:
-    """Let no other run work on `model_dir` while the block lasts.
+def sole_run(target: Path, *, option: str = "output_dir") -> Iterator[None]:
+    """Let no other run work on `target`, which `option` names, while the block lasts.
 
     Raises:
         InputError: another one does.
     """
-    lock = FileLock(model_dir.with_name(model_dir.name + ".lock"), timeout=0)
+    lock = run_lock(target)
     is_main = PartialState().is_main_process
     free = [True]
     if is_main:
-        with explained_writes(model_dir.parent):
-            model_dir.parent.mkdir(parents=True, exist_ok=True)
+        with explained_writes(target.parent):
+            target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 lock.acquire()
             except Timeout:
@@ -64,8 +67,8 @@ def sole_run(model_dir: Path) -> Iterator[None]:
     if PartialState().num_processes > 1:
         broadcast_object_list(free)
     if not free[0]:
-        raise InputError(f"output_dir: another run is working on {model_dir} at this moment; wait "
-                         "until it has ended, or name another --output_dir")
+        raise InputError(f"{option}: another run is working on {target} at this moment; wait until "
+                         f"it has ended, or name another --{option.strip('-')}")
     try:
         yield
     finally:
@@ -82,7 +85,8 @@ def unfinished_run(config: Config) -> UnfinishedRun:
     """
     model_dir = Path(config.output_dir)
     work_dir = model_dir.with_name(model_dir.name + ".partial")
-    new = UnfinishedRun(work_dir, secrets.token_hex(4))
+    # a sweep has given its trial an id, under which it waits for the result
+    new = UnfinishedRun(work_dir, os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4))
     if (model_dir / CONFIG_FILE).exists() and not config.overwrite_output_dir:
         raise InputError(
             f"output_dir: {model_dir} holds a finished run (scripts/evaluate.py judges it); name "

@@ -159,18 +159,20 @@ def compare(before: Path, after: Path) -> Comparison:
         np.add.at(confusion, (model.labels, model.predicted), 1)
         counts.append(scores(confusion))
         drawn.append(scores(boot.confusion(model.labels, model.predicted, len(a.names))))
-    figures = {name: Change(name.replace("_f1", " F1"), *(float(c[name]) for c in counts),
-                            interval(drawn[1][name] - drawn[0][name]), papers) for name in COMPARED}
+    figures = {name: Change(
+        name.replace("_f1", " F1"), float(counts[0][name]), float(counts[1][name]),
+        interval(drawn[1][name] - drawn[0][name]), papers) for name in COMPARED}
     values = {"log_loss": (a.surprise, b.surprise)}
     if len(a.names) > TOP:
-        values[f"top_{TOP}"] = tuple((model.rank <= TOP).astype(float) for model in (a, b))
+        values[f"top_{TOP}"] = ((a.rank <= TOP).astype(float), (b.rank <= TOP).astype(float))
     for name, (one, other) in values.items():
         figures[name] = Change(
             name.replace("_", " "), float(one.mean()), float(other.mean()),
             interval(boot.means(other - one)), papers, lower_is_better=name == "log_loss")
-    classes = {name: Change(name, *(float(c["f1"][index]) for c in counts),
-                            interval(drawn[1]["f1"][:, index] - drawn[0]["f1"][:, index]),
-                            int(np.sum(a.labels == index))) for index, name in enumerate(a.names)}
+    classes = {name: Change(
+        name, float(counts[0]["f1"][index]), float(counts[1]["f1"][index]),
+        interval(drawn[1]["f1"][:, index] - drawn[0]["f1"][:, index]),
+        int(np.sum(a.labels == index))) for index, name in enumerate(a.names)}
     right = [model.predicted == model.labels for model in (a, b)]
     lost, won = int(np.sum(right[0] & ~right[1])), int(np.sum(right[1] & ~right[0]))
     # McNemar, 1947, exact: of the papers that one alone has right, a coin decides which

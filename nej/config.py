@@ -9,10 +9,12 @@ import dataclasses
 import difflib
 import json
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
+from string import Template
 from typing import Any, Literal, get_args, get_type_hints
 
 from transformers import HfArgumentParser
@@ -91,7 +93,9 @@ class Config:
     attn_implementation: Literal["eager", "sdpa"] | None = _key(
         None, "How padded papers attend; null means sdpa on a GPU, and no padding at all on a CPU.")
     # training
-    output_dir: str = _key("models/base", "The model directory that the run makes.")
+    output_dir: str = _key(
+        "models/base", "The model directory that the run makes; $NAME in it is taken from the "
+                       "environment.")
     overwrite_output_dir: bool = _key(
         False, "Replace a finished run in output_dir, once the new one is finished.")
     global_batch_size: int = _key(
@@ -140,18 +144,22 @@ class Config:
         True, "Judge the finished model on the test papers; sweeps say false.")
     report_to: Literal["wandb", "none"] = _key("wandb", "Where to track the run.")
     run_name: str | None = _key(None, "Name in the tracker; null takes output_dir's.")
-    reports_dir: str = _key("reports", "Where figures go.")
+    reports_dir: str = _key("reports", "Where figures go; $NAME as in output_dir.")
 
 
-def load_config(path: Path | None = None, overrides: list[str] | None = None) -> Config:
+def load_config(path: Path | None = None, overrides: list[str] | None = None, *,
+                environment: Mapping[str, str] = os.environ) -> Config:
     """Resolve defaults, the JSON file at `path` and command-line `overrides`, in this order.
+
+    Args:
+        environment: where $NAME in a folder is looked up.
 
     Raises:
         InputError: no such file, not JSON, an unknown key, a wrong type, an impossible value.
     """
     values = {key: _checked_type(key, value, f"{path}") for key, value in _read(path).items()}
     values |= _parse_overrides(overrides or [])
-    config = Config(**values)
+    config = _fill_in(Config(**values), environment)
     _check_values(config)
     return config
 
@@ -250,6 +258,18 @@ def _parse_overrides(arguments: list[str]) -> dict[str, Any]:
         raise InputError(f"command line: found {argument!r} where a --key should be")
     values = {key: None if value == [None] else value for key, value in vars(known).items()}
     return {key: _checked_type(key, value, "command line") for key, value in values.items()}
+
+
+def _fill_in(config: Config, environment: Mapping[str, str]) -> Config:
+    """Fill $NAME into the places that the run writes to: trials of a sweep differ in it."""
+    places = {}
+    for key in ("output_dir", "reports_dir"):
+        try:
+            places[key] = Template(getattr(config, key)).substitute(environment)
+        except (KeyError, ValueError):
+            raise InputError(f"{key} is {getattr(config, key)!r}, and the environment has no such "
+                             "variable; set it, or name a folder without $") from None
+    return dataclasses.replace(config, **places)
 
 
 def _check_values(config: Config) -> None:

@@ -196,8 +196,8 @@ def _assign(papers: CleanPapers, config: Config) -> np.ndarray:
                          "validation_from and test_from to split by the hash of the id")
     logger.info("split by date: %d of %d papers have no date and are left out", undated,
                 len(papers))
-    validation_from, test_from = (np.datetime64(date.fromisoformat(day)) for day in (
-        config.validation_from, config.test_from))
+    validation_from, test_from = (np.datetime64(date.fromisoformat(day))
+                                  for day in (config.validation_from, config.test_from) if day)
     return assign_by_date(papers.published, validation_from=validation_from, test_from=test_from)
 
 

@@ -2,9 +2,11 @@
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 from accelerate import PartialState
@@ -26,8 +28,8 @@ def check_processes() -> None:
     if asked and "WORLD_SIZE" not in os.environ:
         raise InputError(
             "accelerate launch was asked for more than one process and started 1; on CPUs use "
-            "`torchrun --nproc_per_node N scripts/train.py ...`, on GPUs add --multi_gpu, or ask "
-            "for --num_processes 1")
+            f"`torchrun --nproc_per_node N scripts/{Path(sys.argv[0]).name} ...`, on GPUs add "
+            "--multi_gpu, or ask for --num_processes 1")
 
 
 def prepare_device(config: Config) -> str:
@@ -40,7 +42,8 @@ def prepare_device(config: Config) -> str:
     if state.device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, mends nothing
+        # costs time, mends nothing (and torch makes it only when it is imported)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     logger.info("%s, %d process(es), %d threads each", state.device.type, state.num_processes,
                 torch.get_num_threads())
     return state.device.type

@@ -17,6 +17,7 @@ from nej.baselines import baseline_predictions
 from nej.calibration import calibrate, judge_calibration
 from nej.card import write_card
 from nej.dataset import cache_folder, load_dataset
+from nej.drift import signals, write_reference
 from nej.figures import draw_model
 from nej.files import CONFIG_FILE, checksum, replacing, write_csv, write_json
 from nej.judgement import COMPARED, judge, judge_classes, lead, precision_recall, verdict
@@ -26,6 +27,7 @@ from nej.mistakes import label_issues, mistakes, write_label_issues
 from nej.prediction import Classifier, softmax
 from nej.report import write_report
 from nej.slices import slices
+from nej.unknown_words import UnknownWords
 
 logger = logging.getLogger(__name__)
 
@@ -78,8 +80,8 @@ def evaluate(model_dir: Path, *, data_path: Path | None = None, papers_path: Pat
 
     Writes into the model directory metrics.json, of it headline.json, calibration.json,
     predictions.csv, precision_recall.csv, embeddings.npy, mistakes.json, label_issues.csv,
-    figures/, report.md, report.html and the model card README.md. For papers that are given, all
-    but the card go to reports/<model>-on-<file>.
+    figures/, report.md, report.html, the model card README.md and reference.json, by which drift
+    is seen. For papers that are given, all but the last two go to reports/<model>-on-<file>.
 
     Args:
         model_dir: what `train` made.
@@ -124,7 +126,7 @@ def evaluate(model_dir: Path, *, data_path: Path | None = None, papers_path: Pat
     if against is not None:
         others[str(against)] = _predicted_by(against, predictions)
     suspects = label_issues(predictions)
-    metrics = {
+    metrics: dict[str, Any] = {
         "validation": best_validation(json.loads(
             (model_dir / "trainer_state.json").read_text("utf-8"))["log_history"]),
         "test": judge(predictions), "baselines": baselines,
@@ -155,6 +157,9 @@ def evaluate(model_dir: Path, *, data_path: Path | None = None, papers_path: Pat
         for name, found in (("test", metrics["test"]), *baselines.items())})
     if papers_path is None:
         write_card(model_dir)
+        write_reference(model_dir, signals(
+            test, outputs, names=names, temperature=calibration["temperature"],
+            unknown_words=UnknownWords(classifier.tokenizer)))
     draw_model(model_dir, folder / "figures", judged_in=folder)
     write_report(folder, model_dir)
     return EvaluationReport.load(folder)
@@ -221,7 +226,8 @@ def _predicted_by(other: Path, predictions: Predictions) -> np.ndarray:
 def _agreement(predictions: Predictions, categories: Sequence[list[str]]) -> dict[str, Any]:
     """Return how many wrong answers name a category that the paper has as well."""
     wrong = np.flatnonzero(~predictions.right)
-    listed = sum(predictions.names[predictions.predicted[row]] in categories[row] for row in wrong)
+    listed = sum(predictions.names[predictions.predicted[row]] in categories[row]
+                 for row in wrong.tolist())
     return {"papers": len(predictions.labels), "wrong": len(wrong), "wrong_but_listed": listed,
             "accuracy": float(predictions.right.mean()),
             "accuracy_any_listed": float((predictions.right.sum() + listed) / len(categories))}

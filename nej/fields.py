@@ -68,7 +68,7 @@ def _hash_small(texts: pa.Array) -> np.ndarray:
         piece = data[start:start + CACHED_BYTES]
         capital = piece - np.uint8(ord("A")) < 26  # under A it wraps around
         np.add(piece, capital.view(np.uint8) << np.uint8(5), out=small[start:start + CACHED_BYTES])
-    view, ends = memoryview(small), offsets.tolist()
+    view, ends = small.data, offsets.tolist()
     return np.fromiter((xxh3_64_intdigest(view[start:end]) for start, end in pairwise(ends)),
                        np.uint64, len(texts))
 
@@ -108,6 +108,15 @@ def collapse_spaces(texts: pa.Array) -> pa.Array:
     mask[odd] = True
     clean = [" ".join(text.split()) for text in texts.take(pa.array(odd)).to_pylist()]
     return pc.replace_with_mask(texts, mask, pa.array(clean, pa.string()))
+
+
+def is_text(value: str) -> bool:
+    """Return whether a string can be written: it has no half of a surrogate pair in it."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _odd_texts(texts: pa.Array) -> np.ndarray:

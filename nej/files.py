@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from safetensors import SafetensorError
 
 from nej import InputError
@@ -70,6 +71,11 @@ def replacing(target: Path) -> Iterator[Path]:
     finally:
         if aside is not None:
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def run_lock(model_dir: Path) -> FileLock:
+    """Return the lock, not to be waited for, that a run holds while it works on `model_dir`."""
+    return FileLock(model_dir.with_name(model_dir.name + ".lock"), timeout=0)
 
 
 def flush(path: Path) -> None:

@@ -11,9 +11,9 @@ import pyarrow.compute as pc
 from transformers import PreTrainedTokenizerBase
 
 from nej.config import Config
+from nej.data_figures import draw_bars, draw_lengths, draw_years
 from nej.dataset import label_and_split, texts
 from nej.fields import ARXIV_ID, KAGGLE_COLUMNS
-from nej.data_figures import draw_bars, draw_lengths, draw_years
 from nej.files import replacing, write_csv
 from nej.papers import CleanPapers
 from nej.rows import check_header

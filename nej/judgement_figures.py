@@ -10,6 +10,7 @@ import numpy as np
 from nej.data_figures import BLUE, ORANGE, PALETTE, picture
 
 INTERVAL = "95 % interval"
+FEW_PAPERS = 30  # the interval of a slice of fewer says little, and may leave the picture
 FEW_ANSWERED = 0.05  # the share under which an accuracy is too uncertain to draw the axis for
 
 
@@ -157,7 +158,9 @@ def draw_slices(slices: Sequence[dict[str, Any]], target: Path, *, overall: floa
         slices: slice (what by), value, papers, accuracy and interval of each.
         overall: the accuracy of all test papers.
     """
-    ticks, rows, headings = [], [], []
+    ticks: list[str] = []
+    rows: list[dict[str, Any] | None] = []
+    headings: list[int] = []
     for group in dict.fromkeys(row["slice"] for row in slices):
         headings.append(len(ticks))
         ticks.append(group)
@@ -167,9 +170,10 @@ def draw_slices(slices: Sequence[dict[str, Any]], target: Path, *, overall: floa
                 ticks.append(f"{_short(str(row['value']))} ({row['papers']:,})")
                 rows.append(row)
     where = [index for index, row in enumerate(rows) if row]
+    shown = [row for row in rows if row]
     with picture(target, size=(8.5, 1.7 + 0.24 * len(ticks))) as (figure, axis):
-        _with_intervals(axis, [rows[i]["accuracy"] for i in where],
-                        [rows[i]["interval"] for i in where], where)
+        _with_intervals(axis, [row["accuracy"] for row in shown],
+                        [row["interval"] for row in shown], where)
         axis.axvline(overall, color=ORANGE, linestyle="--", linewidth=1.2)
         axis.annotate(f"all: {overall:.3f}", (overall, 1), xycoords=("data", "axes fraction"),
                       xytext=(0, 3), textcoords="offset points", ha="center", va="bottom",
@@ -179,6 +183,9 @@ def draw_slices(slices: Sequence[dict[str, Any]], target: Path, *, overall: floa
             axis.get_yticklabels()[index].set_fontweight("bold")
             axis.axhline(index - 0.5, color="lightgrey", linewidth=0.8)
         axis.set_ylim(len(ticks) - 0.4, -0.6)
+        low, high = zip((overall, overall), *(
+            row["interval"] for row in slices if row["papers"] >= FEW_PAPERS))
+        axis.set_xlim(max(0, min(low) - 0.05), min(1, max(high) + 0.05))
         axis.set_title(f"Accuracy of slices of the test papers, {INTERVAL}", pad=20)
         axis.set_xlabel("accuracy (in brackets: test papers of the slice)")
         axis.grid(axis="x", alpha=0.3)
@@ -230,7 +237,7 @@ def _label_medians(figure: Any, axis: Any, medians: dict[str, np.ndarray], *,
     """Write each name at its place, or as near to it as no name before it stands."""
     from matplotlib.patheffects import withStroke
     figure.canvas.draw()  # the layout, without which no text has a place
-    taken = []
+    taken: list[Any] = []
     for name, place in medians.items():
         text = axis.annotate(_short(name), place, xytext=(0, 0), textcoords="offset points",
                              ha="center", va="center", fontsize=fontsize, fontweight="bold",
@@ -252,7 +259,8 @@ def _with_intervals(axis: Any, values: Sequence[float], intervals: Sequence[Sequ
                   markersize=5, linewidth=1.4)
 
 
-def _lengths(values: Sequence[float], intervals: Sequence[Sequence[float]]) -> np.ndarray:
+def _lengths(values: Sequence[float] | np.ndarray, intervals: Sequence[Sequence[float]]
+             ) -> np.ndarray:
     """Return how far intervals reach below and above their values, as errorbar wants it."""
     low, high = np.reshape(intervals, (-1, 2)).T
     return np.maximum(0, [np.asarray(values) - low, high - np.asarray(values)])

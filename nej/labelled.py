@@ -8,9 +8,10 @@ from typing import Any
 import datasets
 
 from nej import InputError
-from nej.additions import ALIASES, parse_id, read_records
-from nej.fields import parse_date
+from nej.additions import parse_id
+from nej.fields import is_text, parse_date
 from nej.prediction import Classifier
+from nej.records import ALIASES, read_records
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,8 @@ def read_labelled(path: Path, classifier: Classifier, *, seen: set[str]
         InputError: the file cannot be read, or no paper of it is left.
     """
     column, names = classifier.config.label_column, classifier.names
-    rows, left_out = [], Counter()
+    rows: list[dict[str, Any]] = []
+    left_out: Counter[str] = Counter()
     for _, record in read_records([path]):
         reason, row = _as_row(record or {}, column)
         if reason is None and row["label"] not in names:
@@ -77,6 +79,8 @@ def _as_row(record: dict[str, Any], label_column: str) -> tuple[str | None, dict
     identity = parse_id(str(record.get("id") or ""))
     if identity is None or not codes or not str(record.get("summary") or "").strip():
         return "without an arXiv id, a category or a summary", {}
+    if not all(is_text(str(record.get(name) or "")) for name in ("title", "summary")):
+        return "in another encoding than UTF-8", {}
     published = parse_date(str(record.get("published_date") or ""))
     return None, {
         "id": ("abs-" if identity[0][0].isdigit() else "") + identity[0],

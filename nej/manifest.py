@@ -1,6 +1,7 @@
 """What made a model: written into its directory, so that it can be made again."""
 
 import importlib.metadata
+import os
 import platform
 import subprocess
 import sys
@@ -48,7 +49,8 @@ def write_manifest(
         "split_sha256": result.split_sha256,
         "starting_checkpoint": {
             "name": config.model_name_or_path,
-            "sha256": checksum(Path(cached_file(config.model_name_or_path, "model.safetensors")))},
+            "sha256": checksum(Path(str(
+                cached_file(config.model_name_or_path, "model.safetensors"))))},
         "seed": config.seed,
         "steps": result.steps,
         "training_seconds": round(result.seconds, 1),
@@ -79,7 +81,9 @@ def _git() -> dict[str, Any] | None:
         changed = git("status", "--porcelain", "--", ":/", ":(top,exclude)dvc.lock")
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
     except (OSError, subprocess.CalledProcessError):
-        return None  # installed from a wheel, or no git on the machine
+        # installed from a wheel, or no git on the machine; an image names its commit
+        commit = os.environ.get("NEJ_COMMIT")
+        return {"commit": commit, "dirty": False} if commit else None
 
 
 def _dvc_revision(path: Path, md5: str) -> str | None:

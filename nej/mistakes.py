@@ -83,7 +83,8 @@ def mistakes(classifier: Classifier, papers: datasets.Dataset, predictions: Pred
     indices = confident_mistakes(predictions, most)
     rows = [papers[index] for index in indices]
     actual, predicted = predictions.labels[indices], predictions.predicted[indices]
-    words = explain(classifier, rows, predicted=predicted, actual=actual)
+    words = explain(classifier, rows, predicted=predicted.tolist(),
+                    actual=actual.tolist())
     return [{
         "id": row["id"], "title": row["title"], "summary": _summary(classifier, row),
         "actual": predictions.names[label], "predicted": predictions.names[given],
@@ -91,12 +92,6 @@ def mistakes(classifier: Classifier, papers: datasets.Dataset, predictions: Pred
         "probability_of_actual": float(predictions.probabilities[index, label]),
         "words": [asdict(word) for word in found],
     } for index, row, label, given, found in zip(indices, rows, actual, predicted, words)]
-
-
-def deciding_words(classifier: Classifier, paper: Mapping[str, Any], *, predicted: int,
-                   actual: int, most: int = 5) -> list[Word]:
-    """Return what `explain` does, of one paper."""
-    return explain(classifier, [paper], predicted=[predicted], actual=[actual], most=most)[0]
 
 
 def explain(classifier: Classifier, papers: Sequence[Mapping[str, Any]], *,
@@ -132,9 +127,9 @@ def explain(classifier: Classifier, papers: Sequence[Mapping[str, Any]], *,
         falls = log_odds[0] - log_odds[1:]
         losses = probabilities[start, wins] - probabilities[rows, wins][1:]
         order = [index for index in np.argsort(-falls, kind="stable")[:most] if falls[index] > 0]
-        counted = [(word, len(taken)) for word, taken in places.items()]
-        found.append([Word(*counted[index], float(falls[index]), float(losses[index]))
-                      for index in order])
+        counted = list(places.items())
+        found.append([Word(counted[index][0], len(counted[index][1]), float(falls[index]),
+                           float(losses[index])) for index in order])
         start = rows.stop
     return found
 
@@ -150,7 +145,7 @@ def _word_places(classifier: Classifier, text: str
         text, truncation=True, max_length=classifier.config.max_length,
         return_offsets_mapping=True)
     spans = np.array(encoded["offset_mapping"])  # (0, 0) for special tokens
-    places = {}
+    places: dict[str, list[list[int]]] = {}
     for match in WORD.finditer(text, 0, int(spans.max())):
         starts = (spans[:, 0] >= match.start()) & (spans[:, 0] < match.end())
         tokens = np.flatnonzero(starts & (spans[:, 1] > spans[:, 0])).tolist()

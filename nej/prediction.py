@@ -1,8 +1,10 @@
 """A trained model at work: from papers to logits, embeddings and probabilities."""
 
 import json
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from tqdm import tqdm
 from transformers import DistilBertForSequenceClassification, PreTrainedTokenizerBase
 
 from nej import InputError
-from nej.batching import collate
+from nej.batching import collate, fill
 from nej.config import Config, load_config
 from nej.dataset import tokenize
 from nej.device import use_bf16
@@ -24,6 +26,16 @@ from nej.model import load_classifier, load_tokenizer
 from nej.packing import pack, packed_first_tokens
 
 BATCH_PAPERS = 32
+BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}  # a CPU's cache is small, a GPU wants much at a time
+CATEGORIES = Path(__file__).with_name("categories.json")  # of arXiv, by code
+
+logger = logging.getLogger(__name__)
+
+
+@cache
+def category_names() -> dict[str, str]:
+    """Return the names of arXiv's categories by their codes."""
+    return json.loads(CATEGORIES.read_text("utf-8"))
 
 
 @dataclass(frozen=True)
@@ -35,39 +47,23 @@ class Outputs:
 
 
 @dataclass(frozen=True)
-class Classifier:
-    """A model directory, loaded to predict."""
+class Backend:
+    """A model directory, loaded to predict; how it computes is the subclass's."""
 
     model_dir: Path
     config: Config
     names: list[str]  # of the classes, by id
     tokenizer: PreTrainedTokenizerBase
-    model: DistilBertForSequenceClassification
-    bf16: bool
-    temperature: float  # by which logits are divided; 1 before the model was judged
+    temperature: float = field(kw_only=True)  # divides logits; 1 before the model was judged
 
-    @classmethod
-    def load(cls, model_dir: Path) -> "Classifier":
-        """Load a model that scripts/train.py made, to the GPU if there is one that it may use.
+    @property
+    def batch_tokens(self) -> int:
+        """The most tokens of a batch, padding included, but where a single paper has more."""
+        return BATCH_TOKENS["cpu"]
 
-        Raises:
-            InputError: no finished model there.
-        """
-        if not (model_dir / "manifest.json").exists():
-            raise InputError(f"{model_dir} is not a finished model directory: no manifest.json in "
-                             "it; train one with scripts/train.py, or name another")
-        config = load_config(model_dir / CONFIG_FILE)
-        device = "cuda" if torch.cuda.is_available() and not config.use_cpu else "cpu"
-        model = load_classifier(str(model_dir)).eval().to(device)
-        try:
-            calibration = json.loads((model_dir / "calibration.json").read_text("utf-8"))
-        except FileNotFoundError:
-            calibration = {}
-        return cls(
-            model_dir=model_dir, config=config,
-            names=[model.config.id2label[index] for index in range(model.config.num_labels)],
-            tokenizer=load_tokenizer(str(model_dir)), model=model, bf16=use_bf16(config, device),
-            temperature=calibration.get("temperature", 1.0))
+    def compute(self, papers: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+        """Return logits and embeddings, as in Outputs, of the tokens of a batch of papers."""
+        raise NotImplementedError
 
     def read(self, summaries: Sequence[str], titles: Sequence[str] | None = None
              ) -> list[dict[str, Any]]:
@@ -95,43 +91,131 @@ class Classifier:
                            max_length=self.config.max_length)
         return [dict(zip(columns, values)) for values in zip(*columns.values())]
 
-    def run(self, papers: Any, *, description: str = "Predict") -> Outputs:
+    def run(self, papers: Any, *, description: str | None = "Predict") -> Outputs:
         """Run the model over tokenized papers: a dataset's split, or what `read` returns.
 
-        Papers of like length share a batch. The model computes in bfloat16 if it may; on a CPU
-        without padding.
+        Papers of like length share a batch.
+
+        Args:
+            description: of the progress bar; None shows none.
         """
-        device = self.model.device
-        put_together, encode = collate, padded_first_tokens
-        if device.type == "cpu":
-            put_together, encode = pack, packed_first_tokens
         lengths = np.asarray(papers["length"] if hasattr(papers, "select_columns")
                              else [paper["length"] for paper in papers], int)
-        order = np.argsort(-lengths, kind="stable")
         if hasattr(papers, "select_columns"):
             papers = papers.select_columns(["input_ids"])
-        logits = np.empty((len(papers), self.model.config.num_labels), dtype=np.float32)
-        embeddings = np.empty((len(papers), self.model.config.dim), dtype=np.float32)
-        starts = range(0, len(order), BATCH_PAPERS)
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16,
-                                                    enabled=self.bf16):
-            for start in tqdm(starts, desc=description, disable=None if len(starts) > 1 else True):
-                rows = order[start:start + BATCH_PAPERS]
-                batch = put_together(
-                    [{"input_ids": papers[int(row)]["input_ids"], "label": 0} for row in rows],
-                    pad_token_id=self.tokenizer.pad_token_id)
-                del batch["labels"]
-                first = encode(self.model, **{
-                    name: tensor.to(device) for name, tensor in batch.items()})
-                hidden = relu(self.model.pre_classifier(first))
-                logits[rows] = self.model.classifier(hidden).float().cpu().numpy()
-                embeddings[rows] = first.float().cpu().numpy()
-        return Outputs(logits, embeddings)
+        order = np.argsort(-lengths, kind="stable")
+        ends = fill(lengths[order].tolist(), self.batch_tokens)
+        if not ends:
+            return Outputs(np.empty((0, len(self.names)), np.float32), np.empty((0, 0), np.float32))
+        found = []
+        shown = description is not None and len(ends) > 1
+        for start, end in tqdm(zip([0, *ends], ends), total=len(ends), desc=description,
+                               disable=None if shown else True):
+            found.append(self.compute([papers[int(row)]["input_ids"] for row in order[start:end]]))
+        back = np.argsort(order)
+        return Outputs(*(np.concatenate(arrays)[back] for arrays in zip(*found)))
 
     def probabilities(self, summaries: Sequence[str], titles: Sequence[str] | None = None
                       ) -> np.ndarray:
         """Return calibrated probabilities of texts, float64 (papers, classes). See `read`."""
         return softmax(self.run(self.read(summaries, titles)).logits, self.temperature)
+
+    def threshold(self, wanted_accuracy: float) -> float | None:
+        """Return under which probability to abstain, by calibration.json; None is never.
+
+        Args:
+            wanted_accuracy: answers would be right less often than this.
+        """
+        thresholds = calibration(self.model_dir).get("thresholds", {})
+        found = thresholds.get(str(wanted_accuracy))
+        if found is None:
+            there = ", ".join(key for key, value in thresholds.items() if value is not None)
+            logger.warning(
+                "%s has no threshold for an accuracy of %s (it has: %s) and will not abstain; "
+                "`make evaluate` finds thresholds", self.model_dir, wanted_accuracy,
+                there or "none")
+        return found
+
+
+@dataclass(frozen=True)
+class Classifier(Backend):
+    """A model directory's weights in PyTorch, in bfloat16 if it may; on a CPU without padding."""
+
+    model: DistilBertForSequenceClassification
+    bf16: bool
+
+    @classmethod
+    def load(cls, model_dir: Path) -> "Classifier":
+        """Load a model that scripts/train.py made, to the GPU if there is one that it may use.
+
+        Raises:
+            InputError: no finished model there.
+        """
+        known = backend_fields(model_dir)
+        device = "cuda" if torch.cuda.is_available() and not known["config"].use_cpu else "cpu"
+        model = load_classifier(str(model_dir)).eval().to(device)
+        return cls(**known, model=model, bf16=use_bf16(known["config"], device))
+
+    @property
+    def batch_tokens(self) -> int:
+        """See Backend."""
+        return BATCH_TOKENS["cpu" if self.model.device.type == "cpu" else "cuda"]
+
+    def compute(self, papers: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+        """See Backend."""
+        device = self.model.device
+        put_together, encode = collate, padded_first_tokens
+        if device.type == "cpu":
+            put_together, encode = pack, packed_first_tokens
+        batch = put_together([{"input_ids": ids, "label": 0} for ids in papers],
+                             pad_token_id=self.tokenizer.pad_token_id)
+        del batch["labels"]
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16,
+                                                    enabled=self.bf16):
+            first = encode(self.model, **{
+                name: tensor.to(device) for name, tensor in batch.items()})
+            logits = self.model.classifier(relu(self.model.pre_classifier(first)))
+        return logits.float().cpu().numpy(), first.float().cpu().numpy()
+
+
+def backend_fields(model_dir: Path) -> dict[str, Any]:
+    """Return what every Backend of a model directory has: the fields of that class.
+
+    Raises:
+        InputError: no finished model there.
+    """
+    require_model(model_dir)
+    names = json.loads((model_dir / "config.json").read_text("utf-8"))["id2label"]
+    return {"model_dir": model_dir, "config": load_config(model_dir / CONFIG_FILE),
+            "names": [names[str(index)] for index in range(len(names))],
+            "tokenizer": load_tokenizer(str(model_dir)),
+            "temperature": calibration(model_dir).get("temperature", 1.0)}
+
+
+def require_model(model_dir: Path) -> None:
+    """Raise InputError unless a finished model is there."""
+    if not (model_dir / "manifest.json").exists():
+        raise InputError(f"{model_dir} is not a finished model directory: no manifest.json in "
+                         "it; train one with scripts/train.py, or name another")
+
+
+def calibration(model_dir: Path) -> dict[str, Any]:
+    """Return what calibration.json has, nothing before the model was judged."""
+    try:
+        return json.loads((model_dir / "calibration.json").read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+
+
+def keep_in_bf16(classifier: Classifier) -> None:
+    """Round the linear layers' weights once and not in each batch, if they are read in bfloat16.
+
+    The logits are the same, bit for bit; a lone paper takes about half the time.
+    """
+    if classifier.bf16:
+        for module in classifier.model.modules():
+            if isinstance(module, torch.nn.Linear):
+                module.to(torch.bfloat16)
 
 
 def padded_first_tokens(model: DistilBertForSequenceClassification, input_ids: torch.Tensor,

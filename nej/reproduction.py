@@ -165,7 +165,7 @@ def _compare(model_dir: Path, before: dict[str, Any], again: Path, after: dict[s
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    leaves = {}
+    leaves: dict[str, Any] = {}
     for key, value in tree.items():
         leaves |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {
             f"{prefix}{key}": value}

@@ -6,11 +6,13 @@ import os
 import signal
 import sys
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -40,25 +42,42 @@ def check_header(path: Path, *, named: Path | None = None) -> list[str]:
     Raises:
         InputError: one that nej needs is not among them.
     """
-    named = named or path
+    return parse_header(_first_line(path), named=named or path, needed=COLUMNS)
+
+
+def parse_header(line: bytes, *, named: Path | str, needed: Collection[str],
+                 aliases: Mapping[str, str] = MappingProxyType({})) -> list[str]:
+    """Return the columns that the first line of a CSV names.
+
+    Args:
+        named: what the file is called in an error.
+        needed: columns that must be among them, also under one of the aliases.
+
+    Raises:
+        InputError: one of those is not among them.
+    """
     try:
-        line = _first_line(path).decode("utf-8-sig")
+        line = line.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{named}: row 1 is not UTF-8 ({error.reason} at byte {error.start}); "
                          "save the file as UTF-8") from error
     if "\r" in line.rstrip("\r\n"):
         raise InputError(f"{named}: its lines end with CR alone; save it with CRLF or LF")
     header = next(csv.reader([line]), [])
-    missing = [column for column in COLUMNS if column not in header]
+
+    def lacking(columns: list[str]) -> list[str]:
+        known = {aliases.get(column, column) for column in columns}
+        return [column for column in needed if column not in known]
+    missing = lacking(header)
     if missing:
-        other = next((s for s in ("\t", ";", "|") if set(COLUMNS) <= set(line.strip().split(s))),
-                     None)
+        other = next((s for s in ("\t", ";", "|") if not lacking(line.strip().split(s))), None)
         if other:
             raise InputError(f"{named}: its columns are separated by {other!r}; save it with "
                              "commas")
+        whole = KAGGLE_COLUMNS if set(needed) == set(COLUMNS) else needed
         raise InputError(
             f"{named}: the header (row 1) lacks {', '.join(missing)}; found: "
-            f"{', '.join(header)[:200] or 'nothing'}; needed: {', '.join(KAGGLE_COLUMNS)}")
+            f"{', '.join(header)[:200] or 'nothing'}; needed: {', '.join(whole)}")
     return header
 
 
@@ -197,7 +216,7 @@ def _not_utf8(path: Path) -> str:
 def _in_threads(function: Callable, items: Iterable) -> Iterator:
     """Yield function(item) of each item, in order; two or three are worked on at a time."""
     with ThreadPoolExecutor(2) as threads:
-        coming = deque()
+        coming: deque[Future] = deque()
         for item in items:
             coming.append(threads.submit(function, item))
             if len(coming) > 2:
@@ -298,12 +317,12 @@ def _join(parts: list[_Part]) -> tuple[Rows, list[Reject]]:
         bad += [Reject(reject.row + before, reject.id, reject.kind, reject.reason)
                 for reject in part.bad]
         before += part.rows
+    kinds: dict[str, Any] = {
+        "row": np.int64, "hash": np.uint64, "version": np.int16, "summary": np.uint64,
+        "withdrawn": bool, "published": "datetime64[D]", **dict.fromkeys(LABELS, np.int32)}
     arrays = {name: np.concatenate(
         [array for part in parts for array in part.arrays.get(name, [])] or [np.array([], kind)])
-        for name, kind in {
-            "row": np.int64, "hash": np.uint64, "version": np.int16, "summary": np.uint64,
-            "withdrawn": bool, "published": "datetime64[D]", **dict.fromkeys(LABELS, np.int32)
-        }.items()}
+        for name, kind in kinds.items()}
     return Rows(
         id=pa.chunked_array([ids for part in parts for ids in part.ids], pa.string()),
         labels={column: arrays.pop(column) for column in LABELS},

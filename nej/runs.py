@@ -140,7 +140,7 @@ def compare_runs(one: Run, other: Run) -> list[tuple[str, ...]]:
 
     It says nothing of noise; scripts/compare.py does, for models tested on the same papers.
     """
-    rows = [("", one.name, other.name, "difference")]
+    rows: list[tuple[str, ...]] = [("", one.name, other.name, "difference")]
     changed = {**differences(other.config, one.config), **differences(one.config, other.config)}
     rows += [(key, *(_text(run.config[key]) if key in run.config else "" for run in (one, other)),
               "") for key in sorted(changed)]  # an older run may lack a key

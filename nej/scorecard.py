@@ -70,28 +70,30 @@ def size(model_dir: Path) -> tuple[int, float]:
 
 def _tables(found: Comparison, speed: Sequence[float] | None) -> list[Table]:
     header = ("before", "after", "difference", "95 % interval", "beyond noise")
-    figures = [("", *header), *(_row(change.name, change) for change in found.figures.values())]
-    classes = [("F1 of", "papers", *header)]
+    figures: Table = [("", *header),
+                      *(_row(change.name, change) for change in found.figures.values())]
+    classes: Table = [("F1 of", "papers", *header)]
     for name, change in found.classes.items():
         first, *others = _row(name, change)
         classes.append((first, f"{change.papers:,}", *others))
     models = (found.before, found.after)
     sizes = [size(model.model_dir) for model in models]
     errors = [model.calibration_error for model in models]
-    others = [("", "before", "after")]
+    rest: Table = [("", "before", "after")]
     if None not in errors:
-        others.append(("expected calibration error", *(f"{error:.4f}" for error in errors)))
-    others += [("temperature", *(f"{model.temperature:.3f}" for model in models)),
-               ("parameters", *(f"{parameters:,}" for parameters, _ in sizes)),
-               ("weights, MiB", *(f"{mib:.1f}" for _, mib in sizes))]
+        rest.append(("expected calibration error", *(f"{error:.4f}" for error in errors)))
+    rest += [("temperature", *(f"{model.temperature:.3f}" for model in models)),
+             ("parameters", *(f"{parameters:,}" for parameters, _ in sizes)),
+             ("weights, MiB", *(f"{mib:.1f}" for _, mib in sizes))]
     if speed:
-        others.append(("papers/s, roughly", *(f"{papers:,.0f}" for papers in speed)))
-    return [figures, classes, others]
+        rest.append(("papers/s, roughly", *(f"{papers:,.0f}" for papers in speed)))
+    return [figures, classes, rest]
 
 
 def _row(name: str, change: Change) -> tuple[str, ...]:
+    low, high = change.interval
     return (name, f"{change.before:.4f}", f"{change.after:.4f}", f"{change.difference:+z.4f}",
-            "{:+z.4f} to {:+z.4f}".format(*change.interval),
+            f"{low:+z.4f} to {high:+z.4f}",
             "no" if change.verdict == SAME else change.verdict)
 
 

@@ -33,8 +33,8 @@ def slices(columns: dict[str, list], predictions: Predictions) -> list[dict[str,
     for name, value_of in values.items():
         order = sorted(set(value_of), key=lambda value: (value == "no date", _number(value), value))
         if len(order) > 1:
-            value_of = np.array(value_of)
-            found += [{"slice": name, "value": value, **share(predictions.right[value_of == value])}
+            of = np.array(value_of)
+            found += [{"slice": name, "value": value, **share(predictions.right[of == value])}
                       for value in order]
     return found
 

@@ -25,7 +25,9 @@ class Throughput:
     def start(self) -> None:
         """Count from the next micro-batch on."""
         self.began: float | None = None
-        self.tokens = self.slots = self.squares = 0
+        self.tokens: torch.Tensor | int = 0
+        self.squares: torch.Tensor | int = 0
+        self.slots = 0
 
     def leave_out(self, seconds: float) -> None:
         """Do not count time that went to something else, a validation for one."""

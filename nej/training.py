@@ -5,7 +5,6 @@ import logging
 import math
 import os
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -21,8 +20,8 @@ from accelerate import PartialState
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from transformers import (
-    EarlyStoppingCallback, EvalPrediction, PreTrainedTokenizerBase, Trainer, TrainerCallback,
-    TrainerState, TrainingArguments, set_seed,
+    DistilBertForSequenceClassification, EarlyStoppingCallback, EvalPrediction,
+    PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainerState, TrainingArguments, set_seed,
 )
 from transformers.trainer_utils import rotate_checkpoints
 
@@ -41,6 +40,7 @@ from nej.metrics import best_validation, validation_metrics
 from nej.model import freeze, load_classifier, load_tokenizer, save_model
 from nej.optimizer import make_optimizer
 from nej.packing import pack, take_packed
+from nej.stopping import StopInOrder, stop_on_signal
 from nej.throughput import Throughput, without_times
 
 logger = logging.getLogger(__name__)
@@ -117,10 +117,10 @@ def _train(config: Config, device: str, callbacks: Sequence[TrainerCallback],
                            callbacks=callbacks)
     if checkpoint is not None:
         trainer.trace = read_trace(checkpoint / TRACE)
-    with explained_writes(work_dir), _stop_on_signal(trainer):
+    with explained_writes(work_dir), stop_on_signal(trainer):
         start = time.perf_counter()
         if not trainer.is_finished(checkpoint):
-            trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         seconds = time.perf_counter() - start
     result = TrainingResult(
         model_dir=model_dir, steps=trainer.state.global_step, seconds=seconds,
@@ -138,17 +138,20 @@ def _train(config: Config, device: str, callbacks: Sequence[TrainerCallback],
 class PaperTrainer(Trainer):
     """Trainer with nej's batches and a loss that is the mean over the papers of a whole step."""
 
-    def __init__(self, config: Config, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase,
-                 dataset: datasets.DatasetDict, work_dir: Path, packed: bool,
-                 callbacks: Sequence[TrainerCallback] = ()):
+    model: DistilBertForSequenceClassification
+    train_dataset: datasets.Dataset
+
+    def __init__(self, config: Config, model: DistilBertForSequenceClassification,
+                 tokenizer: PreTrainedTokenizerBase, dataset: datasets.DatasetDict,
+                 work_dir: Path, packed: bool, callbacks: Sequence[TrainerCallback] = ()):
         self.config = config
         self.stop_requested = self.interrupted = False
         self.saving_in: Path | None = None
         self.trace: list[tuple[float, float]] = []  # loss (this process's share), gradient norm
-        self.loss_so_far = 0.0  # of the step that is under way
+        self.loss_so_far: torch.Tensor | float = 0.0  # of the step that is under way
         labels = np.asarray(dataset["train"]["label"])
         names = dataset["train"].features["label"].names
-        callbacks = [_StopInOrder(self), *callbacks]
+        callbacks = [StopInOrder(self), *callbacks]
         if config.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(config.early_stopping_patience))
         super().__init__(
@@ -189,7 +192,7 @@ class PaperTrainer(Trainer):
         Only then are older ones removed. A kill at any moment leaves whole checkpoints behind, and
         at most a folder .saving.
         """
-        folder = Path(self.args.output_dir)
+        folder = Path(str(self.args.output_dir))
         target = folder / f"checkpoint-{self.state.global_step}"
         self.saving_in = folder / ".saving"
         if self.args.should_save:
@@ -301,51 +304,6 @@ class PaperTrainer(Trainer):
         return losses.sum() / num_items_in_batch
 
 
-class _StopInOrder(TrainerCallback):
-    """When a signal asked for it, end the step with a checkpoint and stop."""
-
-    def __init__(self, trainer: PaperTrainer):
-        self.trainer = trainer
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step < state.max_steps and self._stop_wanted():
-            # a validation that is due after this step still happens: the best one counts
-            control.should_save = control.should_training_stop = True
-            self.trainer.interrupted = True
-
-    def _stop_wanted(self) -> bool:
-        if self.trainer.args.world_size > 1:  # all processes must leave at the same step
-            wanted = torch.tensor([self.trainer.stop_requested], device=self.trainer.args.device)
-            self.trainer.stop_requested = bool(self.trainer.accelerator.gather(wanted).any())
-        return self.trainer.stop_requested
-
-
-class _stop_on_signal:
-    """While the block runs, SIGINT (Ctrl-C), SIGTERM and SIGUSR1 (which clusters send before they
-    take a machine away) ask the trainer to save and stop; a second one stops at once.
-    """
-
-    signals = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1")
-               if hasattr(signal, name)]
-
-    def __init__(self, trainer: PaperTrainer):
-        self.trainer = trainer
-
-    def __enter__(self):
-        self.before = {number: signal.signal(number, self._handle)
-                       for number in self.signals}
-
-    def __exit__(self, *exception):
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number, frame):
-        self.trainer.stop_requested = True
-        for again, handler in self.before.items():
-            signal.signal(again, handler)
-        logger.warning("stopping after this step, with a checkpoint; once more stops at once")
-
-
 def _training_arguments(config: Config, lengths: Sequence[int], work_dir: Path
                         ) -> TrainingArguments:
     """Translate the config; keys of the same name go through as they are."""
@@ -390,8 +348,8 @@ def _training_arguments(config: Config, lengths: Sequence[int], work_dir: Path
 
 
 def _validate(prediction: EvalPrediction, *, num_classes: int) -> dict[str, float]:
-    return validation_metrics(prediction.predictions.argmax(-1), prediction.label_ids,
-                              num_classes=num_classes)
+    return validation_metrics(np.asarray(prediction.predictions).argmax(-1),
+                              np.asarray(prediction.label_ids), num_classes=num_classes)
 
 
 def _check_max_length(config: Config, most: int) -> None:

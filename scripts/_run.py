@@ -62,7 +62,7 @@ def _set_up_logging(debug: bool) -> None:
         return
     warnings.simplefilter("ignore")
     for noisy in ("transformers", "datasets", "accelerate", "huggingface_hub", "httpx", "torch",
-                  "arxiv", "openTSNE"):
+                  "arxiv", "openTSNE", "onnxscript", "onnx_ir"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if not sys.stderr.isatty():

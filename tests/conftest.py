@@ -64,17 +64,59 @@ def tiny_model(tmp_path_factory) -> str:
     return str(folder)
 
 
+def _small_run(papers_csv: Path, tiny_model: str, folder: Path):
+    """Return the Config of a run of seconds that writes into a folder."""
+    return replace(
+        load_config(), data_path=str(papers_csv), model_name_or_path=tiny_model, max_length=32,
+        output_dir=str(folder / "model"), reports_dir=str(folder / "reports"),
+        report_to="none", num_train_epochs=2.0, learning_rate=1e-3, eval_steps=0.25, bf16=False)
+
+
 @pytest.fixture
 def make_config(papers_csv, tiny_model, tmp_path):
     """Return a function that makes a small run's Config; its arguments override keys."""
-    base = replace(
-        load_config(), data_path=str(papers_csv), model_name_or_path=tiny_model, max_length=32,
-        output_dir=str(tmp_path / "model"), reports_dir=str(tmp_path / "reports"),
-        report_to="none", num_train_epochs=2.0, learning_rate=1e-3, eval_steps=0.25, bf16=False)
+    base = _small_run(papers_csv, tiny_model, tmp_path)
 
     def make(**overrides) -> Config:
         return replace(base, **overrides)
     return make
+
+
+@pytest.fixture(scope="session")
+def _trained_once(papers_csv, tiny_model, tmp_path_factory) -> Path:
+    from nej.card import write_card
+    from nej.manifest import origin, write_manifest
+    from nej.training import train
+    config = replace(_small_run(papers_csv, tiny_model, tmp_path_factory.mktemp("trained")),
+                     top_k=3, num_train_epochs=1)
+
+    def finish(folder, result):
+        write_manifest(folder, config, result, origin(config))
+        write_card(folder)
+    return train(config, finish=finish).model_dir
+
+
+@pytest.fixture(scope="session")
+def _judged_once(_trained_once, tmp_path_factory) -> Path:
+    from nej.evaluation import evaluate
+    folder = tmp_path_factory.mktemp("judged") / "model"
+    shutil.copytree(_trained_once, folder)
+    evaluate(folder)
+    return folder
+
+
+@pytest.fixture
+def trained(_trained_once, tmp_path) -> tuple[Config, Path]:
+    """Return the config and the directory of a short run, not judged yet: a copy of its own."""
+    return (load_config(_trained_once / "training_config.json"),
+            Path(shutil.copytree(_trained_once, tmp_path / "model")))
+
+
+@pytest.fixture
+def judged(_trained_once, _judged_once, tmp_path) -> tuple[Config, Path]:
+    """Return the same run after it was judged."""
+    return (load_config(_trained_once / "training_config.json"),
+            Path(shutil.copytree(_judged_once, tmp_path / "model")))
 
 
 @pytest.fixture
@@ -119,3 +161,49 @@ def make_judged(tmp_path):
                 for i, a, b, hit in zip(ids, labels, predicted, right)))
         return folder
     return make
+
+
+@pytest.fixture(scope="session")
+def make_served(tiny_model):
+    """Return a function that makes a model directory which can be served, its weights random.
+
+    Different seeds give different weights; the model reads titles and summaries, 64 tokens.
+    """
+    from dataclasses import asdict
+
+    from transformers import DistilBertForSequenceClassification
+
+    from nej.files import CONFIG_FILE, checksum, write_json
+    from nej.model import load_tokenizer
+    classes = ("cs.CL", "cs.CV", "cs.LG", "cs.RO")
+
+    def make(folder: Path, *, seed: int = 0, threshold: float | None = 0.26) -> Path:
+        torch.manual_seed(seed)
+        model = DistilBertForSequenceClassification.from_pretrained(
+            tiny_model, num_labels=len(classes), id2label=dict(enumerate(classes)),
+            label2id={name: index for index, name in enumerate(classes)})
+        with torch.no_grad():  # else all papers would be answered alike
+            for weights in model.parameters():
+                weights.mul_(8 if weights.dim() == 2 else 1)
+        model.save_pretrained(folder)
+        load_tokenizer(tiny_model).save_pretrained(folder)
+        write_json(folder / CONFIG_FILE, asdict(replace(
+            load_config(), text_fields="title+summary", max_length=64, use_cpu=True, bf16=False)))
+        write_json(folder / "calibration.json", {
+            "temperature": 1.25, "thresholds": {"0.9": threshold}})
+        write_json(folder / "metrics.json", {"test": {"papers": 400, "accuracy": 0.8,
+                                                      "macro_f1": 0.75}})
+        (folder / "README.md").write_text("# The card\n", "utf-8")
+        write_json(folder / "manifest.json", {
+            "weights_sha256": checksum(folder / "model.safetensors"), "git": {"commit": "abcd"},
+            "finished": "2026-11-24T12:00:00+00:00",
+            "papers": {"train": 3200, "validation": 400, "test": 400},
+            "data": {"path": "data/sample.csv", "md5": "1234", "dvc_revision": None}})
+        return folder
+    return make
+
+
+@pytest.fixture(scope="session")
+def served_model(make_served, tmp_path_factory) -> Path:
+    """Return a model directory that can be served."""
+    return make_served(tmp_path_factory.mktemp("served") / "tiny")

@@ -9,12 +9,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from test_papers import paper, write_papers
 
 from nej import InputError
 from nej.additions import add_papers, parse_id
 from nej.difference import compare
 from nej.papers import read_papers
-from test_papers import paper, write_papers
 
 OLD = [paper("abs-2101.00001v2"), paper("cs-9308101v1"), paper("abs-2101.00003"),
        paper("abs-2101.00004v1", category="Vision", category_code="cs.CV")]

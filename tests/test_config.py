@@ -279,3 +279,11 @@ def test_saved_config_loads_back_equal(from_file, overrides):
 def test_every_key_has_a_help_text(name):
     help = {f.name: f for f in dataclasses.fields(Config)}[name].metadata["help"]
     assert len(help) > 10 and help.endswith(".")
+
+
+def test_a_folder_is_filled_in_from_the_environment():
+    arguments = ["--output_dir", "models/$TRIAL", "--reports_dir=out/${TRIAL}x"]
+    config = load_config(overrides=arguments, environment={"TRIAL": "7"})
+    assert (config.output_dir, config.reports_dir) == ("models/7", "out/7x")
+    with pytest.raises(InputError, match=r"output_dir is 'models/\$TRIAL'.*no such variable"):
+        load_config(overrides=arguments, environment={})

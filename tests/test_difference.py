@@ -5,11 +5,11 @@ import subprocess
 import sys
 
 import pytest
-
 from conftest import ROOT
+from test_papers import paper, write_papers
+
 from nej.difference import compare
 from nej.papers import read_papers
-from test_papers import paper, write_papers
 
 OLD = [paper("abs-2101.00001v1"), paper("abs-2101.00002v1"), paper("abs-2101.00003v1"),
        paper("abs-2101.00004v1"), paper("abs-2101.00005v1")]

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -30,16 +32,31 @@ def test_each_key_stands_in_the_table_as_it_is_in_the_code(field):
     assert row(field) in (ROOT / "docs" / "configuration.md").read_text("utf-8").splitlines()
 
 
+def pinned(name: str) -> set[str]:
+    """Return what a file of requirements pins to one version."""
+    lines = [line for line in (ROOT / name).read_text("utf-8").splitlines()
+             if line and not line.startswith(("#", "-c"))]
+    found = [re.match(r"([a-z0-9-]+)==[\w.]+( ; [^#]+)?( +# via .+)?$", line) for line in lines]
+    assert lines and all(found)
+    return {match[0].split(" ")[0] for match in found}
+
+
 def test_each_direct_dependency_is_explained_and_pinned():
-    pins = (ROOT / "requirements.txt").read_text("utf-8")
-    direct = pins.split("# what those need")[0]
-    names = re.findall(r"^([\w-]+)==", direct, re.M)
+    asked = (ROOT / "requirements.in").read_text("utf-8")
+    names = re.findall(r"^([\w-]+)", asked, re.M)
     explained = (ROOT / "docs" / "dependencies.md").read_text("utf-8")
+    pins = {pin.split("==")[0] for pin in pinned("requirements.txt")}
     assert len(names) > 10
     for name in names:
         assert f"| {name} |" in explained
-    lines = [line for line in pins.splitlines() if line and not line.startswith("#")]
-    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[\w.]+", line) for line in lines)
+        assert name.lower().replace("_", "-") in pins
+
+
+def test_the_service_and_the_tools_have_the_same_versions():
+    versions = dict(pin.split("==") for pin in pinned("requirements.txt"))
+    for name in ("requirements_api.txt", "requirements_dev.txt"):
+        for package, version in (pin.split("==") for pin in pinned(name)):
+            assert versions.get(package, version) == version, package
 
 
 def test_each_make_target_that_the_readme_names_is_a_task():
@@ -53,3 +70,48 @@ def test_each_file_that_the_readme_names_exists():
     readme = (ROOT / "README.md").read_text("utf-8")
     for name in set(re.findall(r"\b(?:scripts|configs|docs|tests|nej)/[\w/.-]*\w", readme)):
         assert (ROOT / name).exists(), name
+
+
+def test_each_document_is_in_the_site_and_each_module_in_its_reference():
+    navigation = (ROOT / "mkdocs.yml").read_text("utf-8")
+    for page in (ROOT / "docs").glob("*.md"):
+        assert f": {page.name}\n" in navigation
+    reference = (ROOT / "docs" / "reference.md").read_text("utf-8").splitlines()
+    for module in (ROOT / "nej").glob("[a-z]*.py"):
+        assert f"::: nej.{module.stem}" in reference
+
+
+def test_the_site_is_built_without_a_warning_and_asks_no_other_server(tmp_path):
+    built = subprocess.run([sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet",
+                            "--site-dir", tmp_path], cwd=ROOT, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    pages = list(tmp_path.rglob("*.html"))
+    assert len(pages) > 10
+    for page in pages:
+        fetched = re.findall(r"<(?:script|link|img|iframe)\b[^>]*(?:src|href)=.(?:https?:)?//[^>]*",
+                             page.read_text("utf-8"))
+        assert not fetched, page
+
+
+def test_the_picture_of_the_modules_is_the_one_that_the_code_gives(tmp_path):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "nej").symlink_to(ROOT / "nej")
+    subprocess.run([sys.executable, ROOT / "scripts" / "draw_architecture.py"], cwd=tmp_path,
+                   check=True)
+    drawn, kept = (folder / "docs" / "architecture.svg" for folder in (tmp_path, ROOT))
+    assert drawn.read_text("utf-8") == kept.read_text("utf-8")
+
+
+def test_marked_commands_run_in_a_clone_and_must_end_as_it_says(tmp_path):
+    (tmp_path / "README.md").write_text(
+        "    exit 9\n\n<!-- run -->\n\n    ls README.md\n    touch new  # why\n\nand\n\n"
+        "<!-- run: exit 0, 3 or 4 -->\n\n```bash\nls new\nexit 4\n```\n\nend\n", "utf-8")
+    (tmp_path / "wrong.md").write_text("<!-- run -->\n\n    false\n    true\n", "utf-8")
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message", "Two"]):
+        subprocess.run([*git, *command], cwd=tmp_path, check=True)
+    for document, code, said in (("README.md", 0, "2 blocks"), ("wrong.md", 1, "exit code 1")):
+        done = subprocess.run([sys.executable, ROOT / "scripts" / "docs_commands.py", document],
+                              cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == code and said in done.stdout, done.stderr
+    assert not (tmp_path / "new").exists()

@@ -3,19 +3,15 @@
 import csv
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from nej import InputError, embeddings
-from nej.config import load_config
 from nej.dataset import load_dataset
 from nej.embeddings import load_embeddings, project, sample
-from nej.manifest import origin, write_manifest
 from nej.prediction import Classifier
-from nej.training import train
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -56,15 +52,10 @@ def test_a_sample_is_seeded_in_order_and_without_repetition():
     assert list(sample(3, 10, seed=1)) == [0, 1, 2]
 
 
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory, papers_csv, tiny_model):
+@pytest.fixture
+def model_dir(trained):
     """Return the directory of a short run."""
-    config = replace(
-        load_config(), data_path=str(papers_csv), model_name_or_path=tiny_model, max_length=32,
-        output_dir=str(tmp_path_factory.mktemp("run") / "model"), report_to="none", top_k=3,
-        num_train_epochs=1.0, bf16=False)
-    return train(config, finish=lambda folder, result: write_manifest(
-        folder, config, result, origin(config))).model_dir
+    return trained[1]
 
 
 def test_embeddings_that_are_not_stored_are_those_of_the_test_papers(model_dir):

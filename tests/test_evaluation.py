@@ -14,25 +14,11 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from nej import InputError, baselines
 from nej.dataset import load_dataset
-from nej.card import write_card
 from nej.evaluation import evaluate
 from nej.figures import draw_training_statistics
-from nej.manifest import origin, write_manifest
 from nej.model import load_classifier, load_tokenizer
 from nej.prediction import Classifier
 from nej.report import write_report
-from nej.training import train
-
-
-@pytest.fixture
-def trained(make_config):
-    """Return the config and the directory of a short run, not judged yet."""
-    config = make_config(top_k=3, num_train_epochs=1)
-
-    def finish(folder, result):
-        write_manifest(folder, config, result, origin(config))
-        write_card(folder)
-    return config, train(config, finish=finish).model_dir
 
 
 def test_metrics_are_those_of_the_models_predictions(trained):
@@ -91,8 +77,8 @@ def test_the_card_tells_what_was_measured(trained):
         key: round(report.test[key], 4) for key in ("accuracy", "macro_f1")}
 
 
-def test_the_report_needs_no_other_file(trained):
-    _, model_dir = trained
+def test_the_report_needs_no_other_file(judged):
+    _, model_dir = judged
     report = evaluate(model_dir)
     page = (model_dir / "report.html").read_text("utf-8")
     assert report.leads["TF-IDF + LinearSVC"]["verdict"] in page
@@ -106,9 +92,8 @@ def test_the_report_needs_no_other_file(trained):
     assert "## Labels that are probably wrong" in text and "Matthews correlation" in text
 
 
-def test_a_title_cannot_put_anything_into_the_page(trained):
-    _, model_dir = trained
-    evaluate(model_dir)
+def test_a_title_cannot_put_anything_into_the_page(judged):
+    _, model_dir = judged
     found = json.loads((model_dir / "mistakes.json").read_text("utf-8"))
     found[0] |= {"title": "<script>alert(1)</script> | ![x](http://evil) $\\LaTeX$",
                  "summary": "</p><img src=x onerror=alert(2)> [a](javascript:alert(3)) `b`"}
@@ -119,9 +104,8 @@ def test_a_title_cannot_put_anything_into_the_page(trained):
     assert "<script" not in page and "<img src=x" not in page and 'href="javascript' not in page
 
 
-def test_classes_that_accuracy_hides_are_named(trained):
-    _, model_dir = trained
-    evaluate(model_dir)
+def test_classes_that_accuracy_hides_are_named(judged):
+    _, model_dir = judged
     metrics = json.loads((model_dir / "metrics.json").read_text("utf-8"))
     name, found = next(iter(metrics["test"]["per_class"].items()))
     found["f1"] = 0.1
@@ -131,9 +115,8 @@ def test_classes_that_accuracy_hides_are_named(trained):
     assert "Accuracy hides" in text and f"papers: {name}" in text.replace("\n", " ")
 
 
-def test_runs_that_differ_in_the_seed_are_put_together(trained):
-    config, model_dir = trained
-    evaluate(model_dir)
+def test_runs_that_differ_in_the_seed_are_put_together(judged):
+    config, model_dir = judged
     second = model_dir.with_name("second")
     shutil.copytree(model_dir, second)
     values = json.loads((second / "training_config.json").read_text("utf-8"))
@@ -149,9 +132,8 @@ def test_runs_that_differ_in_the_seed_are_put_together(trained):
     assert seeds["standard_deviation"]["accuracy"] == 0
 
 
-def test_another_model_is_compared_on_the_same_papers(trained, tmp_path):
-    _, model_dir = trained
-    evaluate(model_dir)
+def test_another_model_is_compared_on_the_same_papers(judged, tmp_path):
+    _, model_dir = judged
     other = tmp_path / "other"
     shutil.copytree(model_dir, other)
     report = evaluate(model_dir, against=other)
@@ -165,9 +147,8 @@ def test_another_model_is_compared_on_the_same_papers(trained, tmp_path):
         evaluate(model_dir, against=tmp_path)
 
 
-def test_a_file_is_judged_aside(trained, tmp_path):
-    config, model_dir = trained
-    evaluate(model_dir)
+def test_a_file_is_judged_aside(judged, tmp_path):
+    config, model_dir = judged
     before = {file: file.read_bytes() for file in model_dir.rglob("*") if file.is_file()}
     names = load_classifier(str(model_dir)).config.id2label
     rows = [{"id": f"2503.{number:05}", "title": "A title", "summary": f"Some words {number}.",

@@ -137,6 +137,7 @@ def test_slices_stand_under_their_heading(drawn, tmp_path):
     assert np.array_equal(line.get_xydata(), [[0.8, 1], [0.5, 2], [0.9, 4]])
     assert bars.get_segments()[2][:, 0] == pytest.approx([0.7, 0.97])
     assert "all: 0.810" in texts(axis)
+    assert axis.get_xlim() == pytest.approx((0.65, 1))  # 2020 has 10 papers, and goes to 0.2
 
 
 def test_of_many_classes_the_largest_have_colours_and_all_have_names(drawn, tmp_path):

@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from nej.metrics import (
-    F1, Accuracy, ConfusionMatrix, PerClass, all_metrics, validation_metrics,
-)
+from nej.metrics import F1, Accuracy, ConfusionMatrix, PerClass, all_metrics, validation_metrics
 
 # two of a (one taken for b), two of b, one of c (taken for a), none of d
 TRUE, PREDICTED = [0, 0, 1, 1, 2], [0, 1, 1, 1, 0]

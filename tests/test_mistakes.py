@@ -15,11 +15,11 @@ import torch
 from transformers import DistilBertForSequenceClassification
 
 from nej.fields import arxiv_link
+from nej.metrics import Predictions
 from nej.mistakes import (
-    LabelIssue, LabelIssues, confident_mistakes, deciding_words, explain, label_issues,
+    LabelIssue, LabelIssues, confident_mistakes, explain, label_issues,
     mistakes, write_label_issues,
 )
-from nej.metrics import Predictions
 from nej.model import load_tokenizer
 from nej.prediction import Classifier
 
@@ -66,7 +66,7 @@ def classifier(tiny_model) -> Classifier:
     ("of the robot-and-robot we a for, with the in", "robot-and-robot", ROBOT, 1),
 ])
 def test_the_word_that_decides_comes_first(classifier, text, word, predicted, occurrences):
-    found = deciding_words(classifier, {"text": text}, predicted=predicted, actual=1 - predicted)
+    [found] = explain(classifier, [{"text": text}], predicted=[predicted], actual=[1 - predicted])
     assert found[0].word == word and found[0].occurrences == occurrences
     assert found[0].log_odds > 5 * max(abs(other.log_odds) for other in found[1:])
     assert found[0].probability > 0.2
@@ -76,7 +76,7 @@ def test_the_word_that_decides_comes_first(classifier, text, word, predicted, oc
 
 def test_the_effect_is_that_of_the_text_without_the_word(classifier):
     text, without = "of the robot is a for, robot and we", "of the is a for, and we"
-    word = deciding_words(classifier, {"text": text}, predicted=ROBOT, actual=IMAGE)[0]
+    word = explain(classifier, [{"text": text}], predicted=[ROBOT], actual=[IMAGE])[0][0]
     before, after = classifier.probabilities([text, without])
     assert word.probability == pytest.approx(before[ROBOT] - after[ROBOT], abs=1e-5)
     assert word.log_odds == pytest.approx(
@@ -84,8 +84,8 @@ def test_the_effect_is_that_of_the_text_without_the_word(classifier):
 
 
 def test_a_word_that_holds_the_prediction_back_does_not_count_for_it(classifier):
-    found = deciding_words(classifier, {"text": "the robot of image"}, predicted=IMAGE,
-                           actual=ROBOT)
+    [found] = explain(classifier, [{"text": "the robot of image"}], predicted=[IMAGE],
+                      actual=[ROBOT])
     assert found[0].word == "image" and "robot" not in [word.word for word in found]
 
 
@@ -101,7 +101,7 @@ def test_what_is_cut_off_neither_counts_nor_moves_up(classifier):
 def test_many_papers_are_explained_in_one_run(classifier, monkeypatch):
     papers = [{"text": "the robot of a"}, {"text": "image"}, {"text": "an image, and in that"}]
     classes = {"predicted": [0, 1, 1], "actual": [1, 0, 0]}
-    alone = [deciding_words(classifier, paper, predicted=wins, actual=loses)
+    alone = [explain(classifier, [paper], predicted=[wins], actual=[loses])[0]
              for paper, wins, loses in zip(papers, *classes.values())]
     runs, run = [], Classifier.run
     monkeypatch.setattr(Classifier, "run", lambda self, variants, **options: (

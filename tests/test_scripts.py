@@ -81,7 +81,8 @@ def test_mistakes_of_the_other_commands(tmp_path):
 
 def test_the_help_of_each_script_is_its_docstring():
     for script in ("train.py", "evaluate.py", "get_data.py", "make_starter.py", "make_sample.py",
-                   "add_papers.py", "data_diff.py", "prepare.py", "visualize.py", "reproduce.py"):
+                   "add_papers.py", "data_diff.py", "prepare.py", "visualize.py", "reproduce.py",
+                    "predict.py", "export.py", "drift.py", "sweep.py"):
         done = run(script, "--help")
         assert done.returncode == 0 and f"python scripts/{script}" in done.stdout.replace(
             "accelerate launch", "python")
@@ -112,6 +113,21 @@ def test_accelerate_launch_trains(config_file, tmp_path):
                launcher=(*launch, "--config_file", str(ROOT / "accelerate_config.yaml")))
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "model" / "manifest.json").exists()
+
+
+def test_the_run_ends_in_order_when_accelerate_launch_is_ended(config_file, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "accelerate.commands.launch", str(ROOT / "scripts" / "train.py"),
+         "--config", str(config_file), "--max_steps", "9999", "--logging_steps", "1"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"})
+    for line in process.stdout:
+        if "loss" in line:
+            break
+    process.terminate()  # it does not reach the process that trains
+    assert "stopped after step" in process.stdout.read()  # which lives on, and writes until it ends
+    assert process.wait() == -signal.SIGTERM
+    assert list((tmp_path / "model.partial" / "checkpoints").glob("checkpoint-*"))
 
 
 def test_accelerate_launch_that_starts_too_few_processes_is_stopped(config_file, tmp_path):

@@ -71,7 +71,7 @@ def test_a_run_learns_and_its_model_directory_is_complete(make_config, easy_csv)
         "training_config.json", "trainer_state.json", "metrics.json", "calibration.json",
         "predictions.csv", "precision_recall.csv", "headline.json", "steps.csv", "validations.csv",
         "manifest.json", "README.md", "embeddings.npy", "mistakes.json", "label_issues.csv",
-        "report.md", "report.html", "figures"}
+        "report.md", "report.html", "reference.json", "figures"}
     assert not Path(f"{result.model_dir}.partial").exists()
     files = [path for path in result.model_dir.rglob("*") if path.is_file()]
     assert len({path.stat().st_mode for path in files}) == 1
@@ -414,7 +414,7 @@ def test_a_folder_of_another_user_is_explained(make_config, monkeypatch):
     """As it is for a folder that this user may not write; tests may run as root, who may."""
     def denied(*arguments, **kwargs):
         raise PermissionError(errno.EACCES, "Permission denied")
-    monkeypatch.setattr("nej.checkpoints.FileLock.acquire", denied)
+    monkeypatch.setattr("nej.files.FileLock.acquire", denied)
     with pytest.raises(InputError, match="cannot write .*: Permission denied; .*another place"):
         train(make_config())
     assert list(Path(make_config().output_dir).parent.iterdir()) == []

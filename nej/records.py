@@ -1,0 +1,151 @@
+"""Records of files of papers, one after the other: CSV, JSON Lines, Parquet, or a pipe."""
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nej import InputError
+from nej.fields import COLUMNS
+from nej.rows import parse_header
+
+PIPE = Path("-")  # standard input or output
+KINDS = (".csv", ".jsonl", ".json", ".parquet")
+ALIASES = {"abstract": "summary", "categories": "category_code", "published": "published_date",
+           "updated": "updated_date", "update_date": "updated_date"}
+LONGEST = 1 << 20  # characters of a field
+csv.field_size_limit(16 * LONGEST)  # over that a quote is missing
+
+
+@dataclass(frozen=True)
+class Records:
+    """A file's records as they are read, and how much of the file that was."""
+
+    kind: str  # of KINDS
+    columns: list[str] | None  # under their own names; None where each record has its own
+    rows: Iterator[tuple[int, dict[str, Any] | None]]  # line, record; None if it is none
+    share_read: Callable[[], float | None]  # None where it is not known
+
+
+def read_records(sources: Iterable[Path]) -> Iterator[tuple[str, dict[str, Any] | None]]:
+    """Yield each record with its place, `file:line`; one that cannot be parsed is None.
+
+    Raises:
+        InputError: a file is not there, of another kind, or lacks what adding papers needs.
+    """
+    for source in sources:
+        with open_records(Path(source), needed=COLUMNS) as records:
+            for line, record in records.rows:
+                yield f"{source}:{line}", record
+
+
+@contextmanager
+def open_records(source: Path, *, needed: Collection[str]) -> Iterator[Records]:
+    """Open a file, or the standard input as PIPE, to read its records.
+
+    Bytes that are not UTF-8 become surrogates, so that whoever needs the text can tell.
+
+    Args:
+        needed: columns that a CSV or Parquet file must have, also under one of ALIASES.
+
+    Raises:
+        InputError: no such file, of another kind, a missing column, not a whole Parquet file; and
+            while it is read, a CSV with a field of over 16 MiB.
+    """
+    if source == PIPE:
+        # a second reader of the same descriptor, so that closing it leaves sys.stdin alone
+        with open(sys.stdin.fileno(), "rb", closefd=False) as pipe:
+            yield _read(pipe, _kind_of_pipe(pipe), "standard input", needed, size=None)
+        return
+    if not source.is_file():
+        raise InputError(f"no file {source}; name a CSV, JSON Lines or Parquet file")
+    kind = source.suffix.lower()
+    if kind not in KINDS:
+        raise InputError(f"{source}: its name must end in {', '.join(KINDS)}")
+    with open(source, "rb") as file:
+        yield _read(file, kind, str(source), needed, size=source.stat().st_size)
+
+
+def _kind_of_pipe(pipe: io.BufferedReader) -> str:
+    start = pipe.peek(4)
+    if start.startswith(b"PAR1"):
+        raise InputError("standard input: a Parquet file cannot be read from a pipe; name the "
+                         "file, or send CSV or JSON Lines")
+    return ".jsonl" if start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{") else ".csv"
+
+
+def _read(file: BinaryIO, kind: str, named: str, needed: Collection[str], *, size: int | None
+          ) -> Records:
+    if kind == ".parquet":
+        return _parquet_records(file, named, needed)
+    columns = None
+    if kind == ".csv":
+        columns = parse_header(file.readline(1 << 16), named=named, needed=needed,
+                               aliases=ALIASES)
+    text = io.TextIOWrapper(file, "utf-8-sig" if columns is None else "utf-8",
+                            errors="surrogateescape", newline="" if columns else None)
+    return Records(kind, columns,
+                   _csv_records(text, columns, named) if columns else _json_records(text),
+                   lambda: (1.0 if file.closed else file.tell() / size) if size else None)
+
+
+def _csv_records(file: Iterable[str], columns: list[str], named: str
+                 ) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    reader = csv.reader(file, strict=True)  # else a missing quote swallows rows without a word
+    while True:
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            line = reader.line_num + 1  # after the header
+            if "limit" in str(error):
+                raise InputError(f"{named}: after line {line}: {error}; is a quote missing?"
+                                 ) from error
+            yield line, None  # and the next line begins a row
+            continue
+        if row:
+            whole = len(row) == len(columns)
+            yield reader.line_num + 1, dict(zip(columns, row)) if whole else None
+
+
+def _json_records(file: Iterable[str]) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    for number, line in enumerate(file, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        yield number, record if isinstance(record, dict) else None
+
+
+def _parquet_records(source: BinaryIO, named: str, needed: Collection[str]) -> Records:
+    try:
+        file = pq.ParquetFile(source)
+    except pa.ArrowException as error:
+        raise InputError(f"{named}: not a whole Parquet file ({str(error)[:100]})") from error
+    columns = file.schema_arrow.names
+    missing = [column for column in needed if column != "category"  # the code tells it
+               and column not in {ALIASES.get(name, name) for name in columns}]
+    if missing:
+        raise InputError(f"{named}: lacks {', '.join(missing)}; found: {', '.join(columns)[:200]}")
+    done = [0]
+
+    def rows() -> Iterator[tuple[int, dict[str, Any]]]:
+        try:
+            for batch in file.iter_batches(1024):  # dictionaries take many times a table's memory
+                for record in batch.to_pylist():
+                    done[0] += 1
+                    yield done[0], record
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{named}: not a whole Parquet file ({str(error)[:100]})") from error
+    return Records(".parquet", columns, rows(), lambda: done[0] / max(1, file.metadata.num_rows))

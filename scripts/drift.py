@@ -1,0 +1,40 @@
+"""Tell whether papers are still like those that a model was judged on.
+
+    python scripts/drift.py models/production logs/predictions.jsonl --days 7
+    python scripts/drift.py models/production new_papers.csv
+
+The first is a log that scripts/serve.py --log writes, the second a CSV, JSON Lines or Parquet file
+of papers. Exit code 0: no alarm. 3: alarm. 2: it cannot be told, and why.
+"""
+
+import argparse
+from pathlib import Path
+
+from _run import Parser, run
+
+
+def main(arguments: list[str]) -> int:
+    """Compare, print what moved, draw it; return the exit code."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, help="a model directory")
+    parser.add_argument("papers", type=Path, help="a log of predictions, or a file of papers")
+    parser.add_argument("--days", type=float,
+                        help="of a log, only the predictions of the last so many days")
+    parser.add_argument("--figure", type=Path, default=Path("reports/figures/drift.png"),
+                        help="where to draw it (reports/figures/drift.png)")
+    options = parser.parse_args(arguments)
+    from nej.drift import compare, read_reference
+    from nej.drift_figures import draw_drift
+    from nej.prediction import require_model
+    from nej.recent import recent_signals
+    require_model(options.model)
+    reference = read_reference(options.model)
+    found = recent_signals(options.model, options.papers, days=options.days)
+    drift = compare(found, reference)
+    draw_drift(drift, found, reference, options.figure)
+    print(f"{drift.text()}\nfigure: {options.figure}")
+    return 3 if drift.alarms else 0
+
+
+if __name__ == "__main__":
+    run(main)

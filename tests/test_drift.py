@@ -1,0 +1,152 @@
+"""Drift: the same kind of papers raise no alarm, another kind does, and it is said in words."""
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nej import InputError
+from nej.drift import NUMBERS, Signals, compare, read_reference, signals, write_reference
+from nej.prediction import Classifier
+from nej.prediction_log import PredictionLog
+from nej.recent import recent_signals
+from nej.unknown_words import UnknownWords
+from scripts.make_sample import generate
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def draw(papers: int, seed: int, *, tokens=0.0, unknown_words=0.0, probability=0.0,
+         shares=(0.5, 0.3, 0.2), direction=0.0) -> Signals:
+    """Return papers like no others; the arguments shift them, in standard deviations."""
+    random = np.random.default_rng(seed)
+    directions = random.standard_normal((papers, 8)) * np.arange(1, 9)
+    directions[:, 3] += direction * 4
+    return Signals(
+        np.clip(250 + 70 * (random.standard_normal(papers) + tokens), 3, 320).astype(int),
+        np.clip(0.2 + 0.05 * (random.standard_normal(papers) + unknown_words), 0, 1),
+        1 / (1 + np.exp(-1.5 - random.standard_normal(papers) - probability)),
+        random.choice(["cs.AI", "cs.CV", "cs.LG"], papers, p=shares).tolist(), directions)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory) -> dict:
+    """Return the reference of 3,000 papers."""
+    folder = tmp_path_factory.mktemp("model")
+    write_reference(folder, draw(3000, 0))
+    assert (folder / "reference.json").stat().st_size < 32_000
+    return read_reference(folder)
+
+
+@pytest.mark.parametrize("papers", [100, 300, 3000])
+def test_papers_of_the_same_kind_raise_no_alarm(reference, papers):
+    for seed in range(1, 101):
+        drift = compare(draw(papers, seed), reference)
+        assert drift.alarms == []
+        assert "No alarm" in drift.text()
+
+
+def test_ever_so_many_papers_make_no_alarm_of_a_trifle(tmp_path):
+    write_reference(tmp_path, draw(100_000, 0))
+    drift = compare(draw(100_000, 1, tokens=0.05, unknown_words=0.05, probability=-0.05,
+                         shares=(0.48, 0.31, 0.21), direction=0.1), read_reference(tmp_path))
+    assert max(change.p_value for change in drift.changes) < 1e-6 and drift.alarms == []
+
+
+@pytest.mark.parametrize("shift, name, words", [
+    ({"tokens": -0.6}, "tokens", "tokens of a paper: 243 on average then, 20"),
+    ({"unknown_words": 0.6}, "unknown_words", "share of unknown words: 0.201 on average then, 0.2"),
+    ({"probability": -0.8}, "probability", "confidence: 0.779 on average then, 0.6"),
+    ({"shares": (0.2, 0.3, 0.5)}, "categories", "cs.AI 49% then, 18% now, cs.LG 19% then, 49%"),
+    ({"direction": 0.7}, "embeddings", "standard deviations away"),
+])
+def test_what_moved_is_named(reference, shift, name, words):
+    drift = compare(draw(400, 1, **shift), reference)
+    assert [change.name for change in drift.alarms] == [name]
+    alarm, = [line for line in drift.text().splitlines() if line.startswith("ALARM")]
+    assert words in alarm
+    assert drift.text().endswith(f"differ from the test papers: {NUMBERS.get(name, name)}.")
+
+
+def test_a_category_that_was_not_there_and_one_that_is_gone(reference):
+    found = draw(400, 1)
+    found.categories[:] = ["math.ST" if name == "cs.LG" else name for name in found.categories]
+    drift = compare(found, reference)
+    assert [change.name for change in drift.alarms] == ["categories"]
+    assert "math.ST 0% then" in drift.text() and "cs.LG 19% then, 0%" in drift.text()
+
+
+def test_a_few_papers_cannot_tell(reference):
+    with pytest.raises(InputError, match="99 papers are too few .* at least 100"):
+        compare(draw(99, 1), reference)
+
+
+@pytest.fixture(scope="module")
+def judged(make_served, tmp_path_factory) -> Path:
+    """Return a model directory with a reference of generated papers."""
+    model_dir = make_served(tmp_path_factory.mktemp("judged") / "tiny")
+    model, papers = Classifier.load(model_dir), list(generate(300, 5))
+    read = model.read([paper["summary"] for paper in papers], [paper["title"] for paper in papers])
+    write_reference(model_dir, signals(
+        read, model.run(read), names=model.names, temperature=model.temperature,
+        unknown_words=UnknownWords(model.tokenizer)))
+    return model_dir
+
+
+def write(path: Path, papers: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(paper) + "\n" for paper in papers), "utf-8")
+    return path
+
+
+def test_a_file_of_papers_like_those_and_one_of_another_field(judged, tmp_path):
+    alike = write(tmp_path / "alike.jsonl", [*generate(300, 6), {"id": 1}])
+    assert compare(recent_signals(judged, alike), read_reference(judged)).alarms == []
+    other = write(tmp_path / "other.jsonl", [
+        {"summary": f"We prove a theorem about {n} harmonic sheaves on curves."}
+        for n in range(150)])
+    command = [sys.executable, ROOT / "scripts" / "drift.py", judged, other, "--figure",
+               tmp_path / "drift.png"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 3, done.stderr[-1000:]
+    assert "ALARM  share of unknown words: " in done.stdout
+    assert "ALARM  tokens of a paper" in done.stdout
+    assert (tmp_path / "drift.png").read_bytes().startswith(b"\x89PNG")
+
+
+def log_line(version: str, hours: float = 0.0, **others) -> dict:
+    return {"time": (datetime.now(UTC) - timedelta(hours=hours)).isoformat(), "version": version,
+            "category": "cs.CV", "probability": 0.5, "tokens": 40, "unknown_words": 0.1,
+            "embedding": [0.0] * 8} | others
+
+
+def test_a_log_of_predictions_is_read_with_its_older_parts(judged, tmp_path, caplog):
+    caplog.set_level("INFO", "nej")
+    version = json.loads((judged / "manifest.json").read_text())["weights_sha256"][:12]
+    path = tmp_path / "predictions.jsonl"
+    log = PredictionLog(path, size_bytes=30_000)
+    log.write([log_line(version, hours=100, tokens=10)] * 9)
+    log.write([log_line(version, hours=1)] * 9)
+    log.write([log_line("0123456789ab"), log_line(version, category="cs.LG")])
+    log.close()
+    with open(path, "a") as file:
+        file.write('{"time": "2026-')
+    assert (tmp_path / "predictions.jsonl.1").exists()
+    found = recent_signals(judged, path)
+    assert len(found) == 19 and "of another model: 1; left out, not whole: 1" in caplog.text
+    assert sorted(found.tokens) == [10] * 9 + [40] * 10 and found.directions.shape == (19, 8)
+    assert len(recent_signals(judged, path, days=1)) == 10 and "older: 9" in caplog.text
+    with pytest.raises(InputError, match="no prediction of .* in the last 0.01 days"):
+        recent_signals(judged, write(path, [log_line(version, hours=3)]), days=0.01)
+
+
+def test_mistakes_are_explained(judged, make_served, tmp_path):
+    with pytest.raises(InputError, match="--days is for a log"):
+        recent_signals(judged, write(tmp_path / "a.jsonl", [{"summary": "x"}]), days=1)
+    with pytest.raises(InputError, match="no file .*nowhere.csv"):
+        recent_signals(judged, tmp_path / "nowhere.csv")
+    with pytest.raises(InputError, match="has no reference.json; `make evaluate MODEL="):
+        read_reference(make_served(tmp_path / "other"))

@@ -1,0 +1,101 @@
+"""The log of predictions stays within its bounds and never stands in the way."""
+
+import json
+import logging
+import threading
+
+import numpy as np
+import pytest
+
+from nej import InputError
+from nej.prediction_log import FILES, PredictionLog, summarize
+
+
+def lines(folder) -> list[dict]:
+    """Return all lines of all files; each must be whole."""
+    return [json.loads(line) for file in folder.glob("log.jsonl*") if file.suffix != ".lock"
+            for line in file.read_text("utf-8").splitlines()]
+
+
+def size(folder) -> int:
+    """Return the bytes that the log takes."""
+    return sum(file.stat().st_size for file in folder.iterdir())
+
+
+def test_what_is_written_is_there(tmp_path):
+    log = PredictionLog(tmp_path / "new" / "log.jsonl", size_bytes=1 << 20)
+    log.write([{"n": 1}, {"n": "Gödel"}])
+    log.close()
+    again = PredictionLog(tmp_path / "new" / "log.jsonl", size_bytes=1 << 20)
+    again.write([{"n": 3}])
+    again.close()
+    assert [line["n"] for line in lines(tmp_path / "new")] == [1, "Gödel", 3]
+
+
+def test_it_keeps_the_newest_and_stays_within_its_bounds(tmp_path):
+    log = PredictionLog(tmp_path / "log.jsonl", size_bytes=10_000)
+    for number in range(900):
+        log.write([{"n": number, "text": "x" * 30}])
+    log.close()
+    assert size(tmp_path) <= 10_000
+    kept = sorted(line["n"] for line in lines(tmp_path))
+    assert kept == list(range(900 - len(kept), 900)) and len(kept) > 150
+    assert len(list(tmp_path.glob("log.jsonl*"))) == FILES + 1  # and the lock
+
+
+def test_several_processes_share_it(tmp_path):
+    logs = [PredictionLog(tmp_path / "log.jsonl", size_bytes=40_000) for _ in range(3)]
+
+    def write(log, name):
+        for number in range(100):
+            log.write([{"n": f"{name}-{number}"}])
+        log.close()
+    threads = [threading.Thread(target=write, args=pair) for pair in zip(logs, "abc")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({line["n"] for line in lines(tmp_path)}) == 300
+
+
+def test_a_full_disk_is_counted_and_told_once(tmp_path, monkeypatch, caplog):
+    lost = []
+    log = PredictionLog(tmp_path / "log.jsonl", size_bytes=1 << 20, lost=lost.append)
+
+    def full(lines):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(log, "_append", full)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(5):
+            log.write([{"n": 1}, {"n": 2}])
+        log.close()
+    assert lost == [2] * 5
+    assert caplog.text.count("No space left on device") == 1
+
+
+def test_a_disk_that_hangs_holds_nobody_up(tmp_path, monkeypatch):
+    monkeypatch.setattr("nej.prediction_log.MOST_PENDING", 3)
+    lost, go = [], threading.Event()
+    log = PredictionLog(tmp_path / "log.jsonl", size_bytes=1 << 20, lost=lost.append)
+    monkeypatch.setattr(log, "_append", lambda lines: go.wait(10))
+    for _ in range(5):
+        log.write([{"n": 1}])
+    assert lost == [1, 1]
+    go.set()
+    log.close()
+
+
+def test_a_place_that_cannot_be_written_is_a_mistake(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write .*--log"):
+        PredictionLog(tmp_path / "file" / "log.jsonl", size_bytes=1 << 20)
+
+
+def test_embeddings_of_another_kind_look_another_way():
+    draw = np.random.default_rng(1)
+    same, other = draw.normal(size=(2, 500, 32)).astype(np.float32)
+    other[:, :8] += 2
+    first, second, moved = (summarize(part).mean(0) for part in (same[:250], same[250:], other))
+    assert summarize(same).shape == (500, 8)
+    assert np.abs(first - moved).max() > 3 * np.abs(first - second).max()
+    np.testing.assert_array_equal(summarize(same[:2]), summarize(same)[:2])

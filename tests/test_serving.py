@@ -1,0 +1,191 @@
+"""The processes of the service: one that is killed comes back, a signal changes or ends them."""
+
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import psutil
+import pytest
+from uvicorn.config import STARTUP_FAILURE
+
+from nej import InputError
+from nej.promotion import _point
+from nej.serving import SETTINGS, Settings, create, serve
+
+ROOT = Path(__file__).resolve().parent.parent
+PAPER = {"title": "Mirrors", "summary": "We propose a robot that sees its image in a mirror."}
+
+
+class Server:
+    """scripts/serve.py, and what it says."""
+
+    def __init__(self, *arguments):
+        self.lines: list[str] = []
+        self.process = subprocess.Popen(
+            [sys.executable, str(ROOT / "scripts" / "serve.py"), *map(str, arguments),
+             "--port", "0"], stderr=subprocess.PIPE, text=True, cwd=ROOT)
+        self.reading = threading.Thread(target=self._read)
+        self.reading.start()
+
+    def _read(self):
+        for line in self.process.stderr:
+            self.lines.append(line)
+
+    def wait_for(self, text: str, times: int = 1) -> str:
+        """Return the line that has the text, when it has come so many times."""
+        for _ in range(1200):
+            found = [line for line in self.lines if text in line]
+            if len(found) >= times:
+                return found[-1]
+            assert self.process.poll() is None, "".join(self.lines)
+            time.sleep(0.05)
+        raise AssertionError("".join(self.lines))
+
+    def workers(self) -> list[int]:
+        """Return the processes that answer."""
+        return [child.pid for child in psutil.Process(self.process.pid).children()
+                if "spawn_main" in " ".join(child.cmdline())]
+
+    def ask(self, body=None, path="/predict"):
+        """Return status and answer of a request in a connection of its own."""
+        port = int(re.search(r"http://127.0.0.1:(\d+)", "".join(self.lines))[1])
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        try:
+            connection.request("POST" if body else "GET", path, body and json.dumps(body),
+                               {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        finally:
+            connection.close()
+
+
+@pytest.fixture
+def start():
+    """Return a function that starts a server, which ends with the test."""
+    servers = []
+
+    def make(*arguments) -> Server:
+        servers.append(Server(*arguments))
+        return servers[-1]
+    yield make
+    for server in servers:
+        for pid in server.workers() if server.process.poll() is None else []:
+            os.kill(pid, signal.SIGKILL)
+        server.process.kill()
+        server.process.wait()
+        server.reading.join()
+
+
+def test_kill_another_model_and_an_end_in_order(start, served_model, make_served, tmp_path):
+    link = tmp_path / "production"
+    link.symlink_to(served_model)
+    new = make_served(tmp_path / "new", seed=5)
+    server = start(link, "--workers", 2)
+    server.wait_for("Application startup complete", 2)
+    found, stop = [], threading.Event()
+
+    def load():
+        while not stop.is_set():
+            try:
+                status, text = server.ask(PAPER)
+                found.append(json.loads(text)["model"] if status == 200 else text)
+            except OSError as error:  # http.client's are such
+                found.append(type(error).__name__)
+    clients = [threading.Thread(target=load) for _ in range(3)]
+    for client in clients:
+        client.start()
+    try:
+        while len(found) < 20:
+            time.sleep(0.01)
+        first, second = server.workers()
+        os.kill(first, signal.SIGKILL)
+        server.wait_for("Application startup complete", 3)
+        assert second in server.workers() and first not in server.workers()
+        lost = [one for one in found if one != "tiny"]
+        assert len(lost) <= len(clients)  # what the dead one had in its hands
+        after = len(found)
+        assert after > 60  # the other one answered meanwhile
+        _point(link, new)
+        server.process.send_signal(signal.SIGHUP)
+        while found[-20:] != ["new"] * 20:
+            assert set(found[after:]) <= {"tiny", "new"}
+            time.sleep(0.01)
+    finally:
+        stop.set()
+        for client in clients:
+            client.join()
+    assert set(found[after:]) == {"tiny", "new"}
+    counted = re.search(r'nej_requests_total\{path="/predict",status="200"\} (\d+)',
+                        server.ask(path="/metrics")[1])
+    assert int(counted[1]) >= sum(one in ("tiny", "new") for one in found)
+    answers = []
+    last = threading.Thread(target=lambda: answers.append(server.ask([PAPER] * 128)))
+    last.start()
+    time.sleep(0.05)
+    server.process.send_signal(signal.SIGTERM)
+    last.join()
+    assert answers[0][0] == 200 and len(json.loads(answers[0][1])["predictions"]) == 128
+    assert server.process.wait(20) == 0
+    with pytest.raises(ConnectionRefusedError):
+        server.ask(PAPER)
+
+
+def test_one_process_ends_in_order(start, served_model):
+    server = start(served_model)
+    server.wait_for("Application startup complete")
+    assert server.ask(path="/ready") == (200, '{"status":"ready"}')
+    assert "nej_requests_total" in server.ask(path="/metrics")[1]
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(20) == 0
+    assert "Traceback" not in "".join(server.lines)
+
+
+def test_a_worker_that_cannot_start_ends_the_service_unless_one_ran(
+        make_served, tmp_path, monkeypatch):
+    model, shared = make_served(tmp_path / "model"), tmp_path / "shared"
+    shared.mkdir()
+    monkeypatch.setenv(SETTINGS, json.dumps(asdict(Settings(model=model)), default=str))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    (model / "model.safetensors").rename(model / "away")
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(shared))
+
+    def code() -> int:
+        with pytest.raises(SystemExit) as left:
+            create()
+        return left.value.code
+    assert code() == STARTUP_FAILURE and "no model.safetensors" in (shared / "mistake").read_text()
+    (model / "away").rename(model / "model.safetensors")
+    create().state.service.close()
+    (model / "model.safetensors").rename(model / "away")
+    assert code() == 1
+
+
+def test_mistakes_end_with_a_sentence(served_model, tmp_path):
+    with pytest.raises(InputError, match="no manifest.json"):
+        serve(Settings(model=tmp_path, workers=2, port=0))
+    with pytest.raises(InputError, match="cannot listen at 127.0.0.1, port 99999"):
+        serve(Settings(model=served_model, port=99999))
+    for settings, sentence in (
+            ({"workers": 0}, "--workers is 0; it must be at least 1"),
+            ({"queue_papers": 9}, "--queue_papers is 9; it must be at least 128"),
+            ({"deadline_seconds": 0}, "it must be over 0"),
+            ({"log_texts": True}, "--log_texts needs --log FILE"),
+            ({"token": "short"}, "NEJ_TOKEN has 5 characters")):
+        with pytest.raises(InputError, match=sentence):
+            serve(Settings(model=served_model, **settings))
+
+
+def test_a_port_that_is_taken_is_told(served_model):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(InputError, match=f"cannot listen at 127.0.0.1, port {port}: Address"):
+            serve(Settings(model=served_model, port=port))
