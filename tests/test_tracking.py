@@ -225,6 +225,18 @@ def test_killed_and_resumed_offline_is_one_run_in_one_file(tracked, monkeypatch)
     assert losses(run.history) == trace(tracked)
 
 
+def test_killed_after_its_last_step_a_run_is_still_whole(tracked):
+    class AtTheEnd(TrainerCallback):
+        def on_train_end(self, args, state, control, **kwargs):
+            kill()
+    track_apart(tracked, AtTheEnd(), exit_code=-signal.SIGKILL)
+    track(tracked)  # has no step to take
+    _, last = offline_files()
+    found = read_offline(last)
+    assert losses(found.history) == trace(tracked) and len(trace(tracked)) == STEPS
+    assert found.summary["validation/macro_f1"] > 0
+
+
 @pytest.mark.parametrize("before", ["online", "offline"])
 def test_killed_and_resumed_online_is_one_run_there(
         tracked, server, monkeypatch, capfd, caplog, tmp_path, before):
@@ -287,17 +299,15 @@ def test_when_wandb_refuses_in_the_middle_training_goes_on_and_nothing_is_lost(
     assert losses(read_offline(file).history) == trace(tracked)
 
 
-@pytest.mark.parametrize("resumed", [False, True])
 def test_when_the_network_goes_training_goes_on_and_the_rest_can_be_sent_later(
-        tracked, server, monkeypatch, caplog, resumed):
+        tracked, server, monkeypatch, caplog):
     for name in ("FINISH_TIMEOUT", "X_GRAPHQL_RETRY_MAX", "X_GRAPHQL_TIMEOUT_SECONDS"):
         monkeypatch.setenv(f"WANDB_{name}", "1")
 
     def cut():
         server.close()
         server.status = dict.fromkeys(server.status, 503)  # for connections that are open
-    if resumed:
-        track_until_killed(tracked, 6)
+    track_until_killed(tracked, 6)
     tracker = track(tracked, At(8, cut))
     said, = lines(caplog)
     assert "W&B failed (Timed out" in said
@@ -305,7 +315,7 @@ def test_when_the_network_goes_training_goes_on_and_the_rest_can_be_sent_later(
     folder = Path(said.split("wandb sync --include-online ")[1])
     kept = losses(read_offline(folder / f"run-{tracker.id}.wandb").history)
     assert len(there) < STEPS and kept == {
-        step: loss for step, loss in trace(tracked).items() if step >= 6 or not resumed}
+        step: loss for step, loss in trace(tracked).items() if step >= 6}  # it had the others
     assert there | kept == trace(tracked) and len(trace(tracked)) == STEPS
 
 
