@@ -8,8 +8,9 @@ calibration, judgement, slices, mistakes, labelled, evaluation, embeddings, figu
 and card tell how good it is; behaviour, lineage, comparison, scorecard, promotion and runs which is
 better, and which is in use; drift, recent and drift_figures whether papers change. search_space,
 sweep, trial, search and sweep_report try many settings. gate checks the data; sources, additions,
-feed and difference keep its versions. The web service: serving, api, guard, schemas, reference and page face the network; service,
-batcher, model_in_use, unknown_words, signals and prediction_log do the work.
+feed and difference keep its versions. The web service: serving, api, guard, schemas, reference and
+page face the network; service, batcher, model_in_use, unknown_words, signals and prediction_log do
+the work.
 """
 
 
