@@ -13,9 +13,7 @@ from optuna.distributions import BaseDistribution
 
 from nej import InputError
 from nej.config import Config, load_config
-from nej.search_space import (
-    check_known, check_object, distribution_of, extremes, grid_values,
-)
+from nej.search_space import check_known, check_object, distribution_of, extremes, grid_values
 
 KEYS = ("project", "entity", "name", "description", "program", "method", "metric", "run_cap",
         "early_terminate", "command", "parameters")

@@ -18,7 +18,8 @@ COLUMNS = (
         "CSV of papers", "rows", "duplicates", "papers", "splits", "dataset", "batching", "packing",
         "training", "checkpoints", "Model directory")),
     ("What hangs off the model", ("manifest", "reproduction", "evaluation", "report", "figures",
-                                  "comparison", "promotion", "prediction", "api", "tracking")),
+                                  "comparison", "promotion", "tracking", "sweep", "prediction",
+                                  "bulk", "drift", "export", "api")),
 )
 WIDTH, HEIGHT, GAP, CHARACTERS = 330, 64, 22, 46
 STYLE = """text{font-family:system-ui,sans-serif;font-size:13px;fill:#222}.name{font-weight:600}

@@ -17,8 +17,8 @@ from transformers import DistilBertForSequenceClassification
 from nej.fields import arxiv_link
 from nej.metrics import Predictions
 from nej.mistakes import (
-    LabelIssue, LabelIssues, confident_mistakes, explain, label_issues,
-    mistakes, write_label_issues,
+    LabelIssue, LabelIssues, confident_mistakes, explain, label_issues, mistakes,
+    write_label_issues,
 )
 from nej.model import load_tokenizer
 from nej.prediction import Classifier
