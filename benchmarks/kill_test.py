@@ -24,8 +24,12 @@ sys.path[0] = str(ROOT)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-def make_project(folder: Path, steps: int) -> Path:
-    """Write papers, a random DistilBERT and a config into `folder`; return the config's path."""
+def make_project(folder: Path, steps: int, *, max_length: int = 64, **sizes: int) -> Path:
+    """Write papers, a random DistilBERT and a config into `folder`; return the config's path.
+
+    Args:
+        sizes: of the model, in place of those of a very small one.
+    """
     import re
     from collections import Counter
 
@@ -40,16 +44,17 @@ def make_project(folder: Path, steps: int) -> Path:
                   *(word for word, _ in words.most_common(800))]
     (folder / "vocab.txt").write_text("\n".join(vocabulary), "utf-8")
     torch.manual_seed(0)
+    sizes = {"dim": 64, "n_layers": 2, "n_heads": 2, "hidden_dim": 128} | sizes
     DistilBertModel(DistilBertConfig(
-        vocab_size=len(vocabulary), max_position_embeddings=64, dim=64, n_layers=2, n_heads=2,
-        hidden_dim=128)).save_pretrained(folder / "start")
-    BertTokenizer(vocab=str(folder / "vocab.txt"), model_max_length=64,
+        vocab_size=len(vocabulary), max_position_embeddings=max_length, **sizes)).save_pretrained(
+            folder / "start")
+    BertTokenizer(vocab=str(folder / "vocab.txt"), model_max_length=max_length,
                   model_input_names=["input_ids", "attention_mask"]).save_pretrained(
                       folder / "start")
     config = folder / "config.json"
     config.write_text(json.dumps({
         "data_path": str(folder / "papers.csv"), "model_name_or_path": str(folder / "start"),
-        "max_length": 64, "max_steps": steps, "eval_steps": 5, "learning_rate": 1e-3,
+        "max_length": max_length, "max_steps": steps, "eval_steps": 5, "learning_rate": 1e-3,
         "report_to": "none", "do_predict": False, "reports_dir": str(folder / "reports"),
         "near_duplicate_threshold": None}), "utf-8")
     return config

@@ -2,7 +2,6 @@
 
 import asyncio
 import hmac
-import logging
 import signal
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -42,8 +41,6 @@ DESCRIPTION = """Sorts arXiv papers into categories by their summaries.
 Probabilities are calibrated on validation papers. Where the most probable category is under the
 model's threshold, it says that it abstains. GET /model tells what the model knows and how good
 it is."""
-
-logger = logging.getLogger(__name__)
 
 
 def create_app(settings: Settings) -> FastAPI:

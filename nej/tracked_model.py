@@ -71,7 +71,8 @@ def log_judgement(run: Any, model_dir: Path, *, step: int) -> None:
                   for row in csv.DictReader(file)]
     shown["precision_recall"] = wandb.plot_table(
         "wandb/area-under-curve/v0",
-        wandb.Table(columns=["class", "recall", "precision"], data=curves[:MOST_ROWS]),
+        wandb.Table(columns=["class", "recall", "precision"],
+                    data=curves[::1 + len(curves) // MOST_ROWS]),
         {"x": "recall", "y": "precision", "class": "class"},
         {"title": "Precision over recall", "x-axis-title": "recall", "y-axis-title": "precision"})
     for picture in sorted((model_dir / "figures").glob("*.png")):

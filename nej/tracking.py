@@ -99,11 +99,11 @@ class Tracker(TrainerCallback):
         rest = "" if self.run is None else f"; send what it lacks with: {_sync_command(self.run)}"
         logger.warning("W&B failed (%s); all else goes on%s", _reason(error), rest)
         self.run = None
-        import wandb
-        from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
-        if isinstance(error, (ConnectionError, HandleAbandonedError, MailboxClosedError)):
-            with suppress(Exception, SystemExit):  # its process died; or it would complain at exit
-                wandb.teardown()
+        with suppress(Exception, SystemExit):
+            import wandb
+            from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
+            if isinstance(error, (ConnectionError, HandleAbandonedError, MailboxClosedError)):
+                wandb.teardown()  # its process died, and it would complain at exit
 
     def _start(self, history: Sequence[dict[str, Any]]) -> None:
         self.started = True
@@ -142,10 +142,13 @@ class Tracker(TrainerCallback):
         if reason is None:
             try:
                 run = wandb.init(**ours, resume="allow" if resumed else None, settings=silent)
+                _supersede(run)
                 logger.info("W&B: %s", run.url)
                 return run
             except Exception as error:
                 reason = _reason(error)
+                wandb.teardown()  # a run that is half open would be in the way
+                wandb.setup(wandb.Settings(**given))
         run = wandb.init(**ours, mode="offline", settings=silent)
         _supersede(run)
         logger.info("W&B is offline (%s); send the run later with: %s", reason, _sync_command(run))

@@ -82,7 +82,7 @@ def test_mistakes_of_the_other_commands(tmp_path):
 def test_the_help_of_each_script_is_its_docstring():
     for script in ("train.py", "evaluate.py", "get_data.py", "make_starter.py", "make_sample.py",
                    "add_papers.py", "data_diff.py", "prepare.py", "visualize.py", "reproduce.py",
-                   "predict.py", "export.py", "drift.py", "sweep.py"):
+                   "predict.py", "export.py", "drift.py", "sweep.py", "serve.py"):
         done = run(script, "--help")
         assert done.returncode == 0 and f"python scripts/{script}" in done.stdout.replace(
             "accelerate launch", "python")

@@ -107,6 +107,8 @@ def test_kill_another_model_and_an_end_in_order(start, served_model, make_served
         while len(found) < 20:
             time.sleep(0.01)
         first, second = server.workers()
+        # or torch would keep hundreds of MB of kernels
+        assert psutil.Process(first).environ()["LRU_CACHE_CAPACITY"] == "16"
         os.kill(first, signal.SIGKILL)
         server.wait_for("Application startup complete", 3)
         assert second in server.workers() and first not in server.workers()

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -44,6 +45,7 @@ def server(tracked, monkeypatch):
     with WandbServer() as server:
         for name, value in server.environment().items():
             monkeypatch.setenv(name, value)
+        monkeypatch.setenv("WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL", "1")  # second, the shortest
         yield server
         wandb.teardown()
 
@@ -61,6 +63,8 @@ class At(TrainerCallback):
 
 def kill() -> None:
     """End this process and W&B's: nobody writes what it still has."""
+    if not wandb.run.offline:
+        time.sleep(1.3)  # what was logged is sent
     kill_client()
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -204,11 +208,10 @@ def test_offline_all_is_on_the_disk_and_can_be_sent_later(tracked, monkeypatch, 
 
 def test_killed_and_resumed_offline_is_one_run_in_one_file(tracked, monkeypatch):
     track_until_killed(tracked, 6)  # the last checkpoint is step 4
-    track_until_killed(tracked, 10)
     tracker = track(tracked)
-    *earlier, last = offline_files()
+    earlier, last = offline_files()
     found = read_offline(last)
-    assert {file.stem for file in (*earlier, last)} == {f"run-{tracker.id}"}
+    assert earlier.name == last.name == f"run-{tracker.id}.wandb"
     assert losses(found.history) == trace(tracked) and len(trace(tracked)) == STEPS
     assert list(validations(found.history)) == [4, 8, 12]
     assert found.history[0]["train/tokens_per_second"] > 0
@@ -218,40 +221,41 @@ def test_killed_and_resumed_offline_is_one_run_in_one_file(tracked, monkeypatch)
         sync(Path("wandb"))
         run, = server.runs.values()
         assert losses(run.history) == trace(tracked)
-        sync(earlier[0])  # the line that was printed first says so
+        sync(earlier)  # the line that was printed first says so
     assert losses(run.history) == trace(tracked)
 
 
-@pytest.mark.parametrize("parts", ["online online", "offline online", "online offline"])
+def test_killed_after_its_last_step_a_run_is_still_whole(tracked):
+    class AtTheEnd(TrainerCallback):
+        def on_train_end(self, args, state, control, **kwargs):
+            kill()
+    track_apart(tracked, AtTheEnd(), exit_code=-signal.SIGKILL)
+    track(tracked)  # has no step to take
+    _, last = offline_files()
+    found = read_offline(last)
+    assert losses(found.history) == trace(tracked) and len(trace(tracked)) == STEPS
+    assert found.summary["validation/macro_f1"] > 0
+
+
+@pytest.mark.parametrize("before", ["online", "offline"])
 def test_killed_and_resumed_online_is_one_run_there(
-        tracked, server, monkeypatch, capfd, caplog, tmp_path, parts):
+        tracked, server, monkeypatch, capfd, caplog, tmp_path, before):
     caplog.set_level(logging.INFO)
-    before, after = parts.split()
     monkeypatch.setenv("WANDB_MODE", before)
-    track_until_killed(tracked, 6)
-    monkeypatch.setenv("WANDB_MODE", after)
+    track_until_killed(tracked, 6)  # the last checkpoint is step 4
+    sent = {name: dict(run.lines["wandb-history.jsonl"]) for name, run in server.runs.items()}
+    assert all(max(losses(run.history)) == 5 for run in server.runs.values())
+    monkeypatch.setenv("WANDB_MODE", "online")
     track(tracked)
-    if after == "offline":
-        sync(Path("wandb"))
     run, = server.runs.values()
+    if before == "online":  # step 5 was not sent again
+        assert run.sessions == 2
+        assert run.lines["wandb-history.jsonl"].items() >= sent[run.id].items()
     assert losses(run.history) == trace(tracked) and len(trace(tracked)) == STEPS
     assert list(validations(run.history)) == [4, 8, 12]
     assert run.config["seed"]["value"] == tracked.seed and run.exit_code == 0
     assert KEY not in "".join(capfd.readouterr()) + caplog.text
     assert_nowhere(KEY, tmp_path)
-
-
-def test_a_run_whose_last_steps_were_sent_already_does_not_send_them_again(tracked, server):
-    def stop():  # with a checkpoint, and all of it sent
-        signal.raise_signal(signal.SIGTERM)
-    track_apart(tracked, At(6, stop))
-    run, = server.runs.values()
-    assert max(losses(run.history)) == 6
-    sent = dict(run.lines["wandb-history.jsonl"])
-    track(tracked)
-    assert run.sessions == 2
-    assert {key: run.lines["wandb-history.jsonl"][key] for key in sent} == sent
-    assert losses(run.history) == trace(tracked)
 
 
 def test_with_a_wrong_key_the_run_is_offline_and_no_key_is_said_or_written(
@@ -265,6 +269,17 @@ def test_with_a_wrong_key_the_run_is_offline_and_no_key_is_said_or_written(
     assert losses(read_offline(*offline_files()).history) == trace(tracked)
     assert wrong not in "".join(capfd.readouterr()) + caplog.text
     assert_nowhere(wrong, tmp_path)
+
+
+def test_a_server_that_does_not_answer_at_the_start_is_not_waited_for(
+        tracked, server, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setenv("WANDB_INIT_TIMEOUT", "1")
+    server._on_UpsertBucket = lambda variables: time.sleep(2) or {"upsertBucket": None}
+    track(tracked)
+    said, = lines(caplog)
+    assert said.startswith("W&B is offline (Timed out initializing run")
+    assert losses(read_offline(*offline_files()).history) == trace(tracked)
 
 
 def assert_nowhere(key: str, folder: Path) -> None:
@@ -284,23 +299,32 @@ def test_when_wandb_refuses_in_the_middle_training_goes_on_and_nothing_is_lost(
     assert losses(read_offline(file).history) == trace(tracked)
 
 
-@pytest.mark.parametrize("resumed", [False, True])
 def test_when_the_network_goes_training_goes_on_and_the_rest_can_be_sent_later(
-        tracked, server, monkeypatch, caplog, resumed):
-    monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "1")
-    if resumed:
-        track_until_killed(tracked, 6)
-    tracker = track(tracked, At(8, server.close))
-    assert len(trace(tracked)) == STEPS
+        tracked, server, monkeypatch, caplog):
+    for name in ("FINISH_TIMEOUT", "X_GRAPHQL_RETRY_MAX", "X_GRAPHQL_TIMEOUT_SECONDS"):
+        monkeypatch.setenv(f"WANDB_{name}", "1")
+
+    def cut():
+        server.close()
+        server.status = dict.fromkeys(server.status, 503)  # for connections that are open
+    track_until_killed(tracked, 6)
+    tracker = track(tracked, At(8, cut))
     said, = lines(caplog)
     assert "W&B failed (Timed out" in said
+    there = losses(server.runs[tracker.id].history)
     folder = Path(said.split("wandb sync --include-online ")[1])
-    with WandbServer() as back:
-        for name, value in back.environment().items():
-            monkeypatch.setenv(name, value)
-        back.runs = server.runs
-        sync(folder, include_online=True)
-        assert losses(back.runs[tracker.id].history) == trace(tracked)
+    kept = losses(read_offline(folder / f"run-{tracker.id}.wandb").history)
+    assert len(there) < STEPS and kept == {
+        step: loss for step, loss in trace(tracked).items() if step >= 6}  # it had the others
+    assert there | kept == trace(tracked) and len(trace(tracked)) == STEPS
+
+
+def test_begun_online_and_ended_offline_the_file_is_the_whole_run(tracked, server, monkeypatch):
+    track_until_killed(tracked, 6)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    tracker = track(tracked)
+    assert [*server.runs] == [tracker.id]
+    assert losses(read_offline(*offline_files()).history) == trace(tracked)
 
 
 def test_when_wandbs_own_process_dies_training_goes_on(tracked, caplog):
@@ -328,7 +352,8 @@ def test_only_the_main_process_talks_to_wandb(tracked, tmp_path):
 
 
 def test_disabled_and_none_leave_nothing(tracked, monkeypatch, tmp_path):
-    train(replace(tracked, report_to="none", output_dir=str(tmp_path / "untracked")))
+    short = replace(tracked, max_steps=2, eval_steps=2)
+    train(replace(short, report_to="none", output_dir=str(tmp_path / "untracked")))
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    track(tracked)
+    track(short)
     assert not (tmp_path / "wandb").exists()

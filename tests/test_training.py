@@ -69,9 +69,9 @@ def test_a_run_learns_and_its_model_directory_is_complete(make_config, easy_csv)
     assert names == {
         "model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json",
         "training_config.json", "trainer_state.json", "metrics.json", "calibration.json",
-        "predictions.csv", "headline.json", "steps.csv", "validations.csv", "manifest.json",
-        "README.md", "embeddings.npy", "mistakes.json", "label_issues.csv", "report.md",
-        "report.html", "reference.json", "figures"}
+        "predictions.csv", "precision_recall.csv", "headline.json", "steps.csv", "validations.csv",
+        "manifest.json", "README.md", "embeddings.npy", "mistakes.json", "label_issues.csv",
+        "report.md", "report.html", "reference.json", "figures"}
     assert not Path(f"{result.model_dir}.partial").exists()
     files = [path for path in result.model_dir.rglob("*") if path.is_file()]
     assert len({path.stat().st_mode for path in files}) == 1
