@@ -217,7 +217,7 @@ def wheel(context):
     _run("python", "-m", "build")
     with TemporaryDirectory() as folder:
         _run("python", "-m", "venv", folder)
-        python = str(next(Path(folder).glob("*/python*")))
+        python = str(Path(folder, "Scripts" if os.name == "nt" else "bin", "python"))
         _run(python, "-m", "pip", "install", "--quiet", "--constraint", "requirements.txt",
              str(next(Path("dist").glob("*.whl"))))
         _run(python, "-Ic", "import importlib, pkgutil, nej; print(len([importlib.import_module("

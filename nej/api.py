@@ -68,7 +68,7 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def _problems(found: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
+def _problems(found: dict[int, dict[str, Any]]) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": Problem, **what} for status, what in found.items()}
 
 

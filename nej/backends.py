@@ -102,7 +102,7 @@ def load_backend(model_dir: Path, name: str | None = None) -> Backend:
         return classifier
     backends = {TORCH: classifier, OPENVINO: Exported.load(model_dir)}
     rates = {name: papers_per_second(backend) for name, backend in backends.items()}
-    best = max(rates, key=rates.get)
+    best = max(rates, key=lambda name: rates[name])
     logger.info("back end: %s (%s)", best, ", ".join(
         f"{name}: {rate:.0f} papers/s" for name, rate in rates.items()))
     return backends[best]
@@ -130,7 +130,8 @@ def export_fault(model_dir: Path) -> str | None:
 
 def _openvino() -> ModuleType:
     """Import OpenVINO, which would else tell its makers so each time."""
-    sys.modules.setdefault("openvino_telemetry", None)  # then it does without
+    # then it does without
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
     return openvino
 

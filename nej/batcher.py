@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from nej.batching import fill
-from nej.prediction import BATCH_PAPERS, Classifier
+from nej.prediction import BATCH_PAPERS, Backend
 
 WINDOW_PAPERS = 64  # read together and sorted by length; later ones wait for these
 BATCH_TOKENS = 4096  # of a batch, padding included
@@ -41,7 +41,7 @@ class Closed(Exception):
 class Answer:
     """What a model makes of one request's papers, in their order."""
 
-    papers: list[dict[str, Any]]  # as Classifier.read returns them
+    papers: list[dict[str, Any]]  # as Backend.read returns them
     logits: np.ndarray  # float32 (papers, classes)
     embeddings: np.ndarray  # float32 (papers, width)
 
@@ -50,7 +50,7 @@ class Answer:
 class _Job:
     """A request: its papers, and what is known of each so far."""
 
-    classifier: Classifier
+    classifier: Backend
     summaries: Sequence[str]
     titles: Sequence[str]
     future: asyncio.Future
@@ -98,7 +98,7 @@ class Batcher:
         """Return after how many seconds what waits now should be done, at least 1."""
         return max(1, math.ceil((self.waiting + self.working) * self.seconds_per_paper))
 
-    async def answer(self, classifier: Classifier, summaries: Sequence[str],
+    async def answer(self, classifier: Backend, summaries: Sequence[str],
                      titles: Sequence[str], *, patience_seconds: float = math.inf) -> Answer:
         """Return what the model makes of the papers; if cancelled, they leave the queue.
 
@@ -195,7 +195,7 @@ class Batcher:
             if rows:
                 self._run(classifier, [(*window[i], papers[i]) for i in rows])
 
-    def _run(self, classifier: Classifier, batch: list[tuple[_Job, int, dict]]) -> None:
+    def _run(self, classifier: Backend, batch: list[tuple[_Job, int, dict]]) -> None:
         started = time.perf_counter()
         papers = [paper for *_, paper in batch]
         outputs = classifier.run(papers)

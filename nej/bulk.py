@@ -77,8 +77,8 @@ def _to_pipe(records: Records, how: Labelling) -> Summary:
     try:
         with (open(sys.stdout.fileno(), "wb", closefd=False) as file,
               writing(kind, file, schema(how.top_k)) as write):
-            for window in in_advance(_windows(records, how)):
-                table = label(*window, how)
+            for window, read in in_advance(_windows(records, how)):
+                table = label(window, read, how)
                 summary.add(table)
                 write(table)
                 file.flush()
@@ -113,7 +113,7 @@ def _to_file(records: Records, model_dir: Path, source: Path, target: Path, kind
         windows = window.number + 1
         if read:
             with replacing(_part(partial, window.number)) as aside:
-                pq.write_table(label(window, *read, how), aside)
+                pq.write_table(label(window, read[0], how), aside)
     if _mark(source) != made_from["source"]:
         raise InputError(f"{source} was changed while it was read; delete {partial} and begin anew")
     state.wait_for_everyone()

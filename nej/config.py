@@ -262,7 +262,7 @@ def _parse_overrides(arguments: list[str]) -> dict[str, Any]:
 
 def _fill_in(config: Config, environment: Mapping[str, str]) -> Config:
     """Fill $NAME into the places that the run writes to: trials of a sweep differ in it."""
-    places = {}
+    places: dict[str, Any] = {}
     for key in ("output_dir", "reports_dir"):
         try:
             places[key] = Template(getattr(config, key)).substitute(environment)

@@ -1,7 +1,7 @@
 """Whether papers are still like those that a model was judged on: what moved, and by how much."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,7 +156,7 @@ def _number(name: str, values: np.ndarray, reference: dict[str, Any]) -> Change:
                   f"{values.mean():.3g} now")
 
 
-def _papers(values: Sequence, reference: dict[str, Any]) -> float:
+def _papers(values: Sized, reference: dict[str, Any]) -> float:
     """Return the number of papers of one sample that would be as exact as the two together."""
     return len(values) * reference["papers"] / (len(values) + reference["papers"])
 

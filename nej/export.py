@@ -99,7 +99,7 @@ class Graph(torch.nn.Module):
         first = self._block(last, hidden[:, :1], hidden, padding)[:, 0]
         return self.model.classifier(relu(self.model.pre_classifier(first))), first
 
-    def _block(self, layer: torch.nn.Module, asking: torch.Tensor, asked: torch.Tensor,
+    def _block(self, layer: Any, asking: torch.Tensor, asked: torch.Tensor,
                padding: torch.Tensor) -> torch.Tensor:
         attention = layer.attention
 
@@ -155,7 +155,7 @@ def trace(model: DistilBertForSequenceClassification) -> onnx.ModelProto:
     for noisy in ("torch.onnx", "onnxscript"):  # they tell of every step
         logging.getLogger(noisy).setLevel(logging.ERROR)
     with redirect_stdout(io.StringIO()):  # and so does this
-        program = torch.onnx.export(
+        program: Any = torch.onnx.export(
             Graph(model).eval(), (torch.ones(3, 4, dtype=torch.long), torch.tensor([4, 3, 2])),
             dynamo=True, external_data=False, verbose=False,
             input_names=["input_ids", "lengths"], output_names=["logits", "embeddings"],

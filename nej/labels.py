@@ -40,7 +40,7 @@ def label(window: Window, read: list[dict[str, Any]], how: Labelling) -> pa.Tabl
     good = [place for place in range(len(window.papers)) if place not in window.faults]
     columns: dict[str, list] = {name: [None] * len(window.papers)
                                 for name in schema(how.top_k).names}
-    columns["row"] = range(window.first_row, window.first_row + len(window.papers))
+    columns["row"] = [window.first_row + place for place in range(len(window.papers))]
     columns["id"] = [identity for identity, *_ in window.papers]
     columns["reason"] = [window.faults.get(place) for place in range(len(window.papers))]
     logits = how.backend.run(read, description=None).logits
@@ -60,7 +60,7 @@ def label(window: Window, read: list[dict[str, Any]], how: Labelling) -> pa.Tabl
 
 @contextmanager
 def writing(kind: str, file: BinaryIO, columns: pa.Schema
-            ) -> Iterator[Callable[[pa.Table], None]]:
+            ) -> Iterator[Callable[[pa.Table], Any]]:
     """Yield what appends a table to a file of a kind of records.KINDS."""
     if kind == ".parquet":
         with pq.ParquetWriter(file, columns) as writer:

@@ -80,8 +80,8 @@ class ModelInUse:
         self.place, self.wanted_accuracy, self.signals = place, wanted_accuracy, signals
         self._one_at_a_time = asyncio.Lock()
         self._seen = self._mark()
-        self.current: ServedModel | None = None
-        self._use(ServedModel.load(place, wanted_accuracy))
+        self.current = ServedModel.load(place, wanted_accuracy)
+        self._use(self.current)
 
     async def reload(self) -> bool:
         """Load what is at the place now and let it answer the requests from then on.
@@ -109,8 +109,7 @@ class ModelInUse:
                 await self.reload()
 
     def _use(self, loaded: ServedModel) -> None:
-        if self.current:
-            self.signals.model.labels(self.current.name, self.current.version).set(0)
+        self.signals.model.labels(self.current.name, self.current.version).set(0)
         self.signals.model.labels(loaded.name, loaded.version).set(1)
         self.signals.loads.labels("used").inc()
         self.current = loaded

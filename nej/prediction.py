@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -75,7 +75,7 @@ class Backend:
         Raises:
             InputError: a paper without a summary, or half a surrogate pair in a text.
         """
-        fields = {"title": titles or [""] * len(summaries), "summary": summaries}
+        fields = {"title": list(titles or [""] * len(summaries)), "summary": list(summaries)}
         try:
             fields = {name: collapse_spaces(pa.array(texts, pa.string())).to_pylist()
                       for name, texts in fields.items()}
@@ -164,7 +164,8 @@ class Classifier(Backend):
     def compute(self, papers: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
         """See Backend."""
         device = self.model.device
-        put_together, encode = collate, padded_first_tokens
+        put_together: Callable[..., dict[str, torch.Tensor]] = collate
+        encode: Callable[..., torch.Tensor] = padded_first_tokens
         if device.type == "cpu":
             put_together, encode = pack, packed_first_tokens
         batch = put_together([{"input_ids": ids, "label": 0} for ids in papers],

@@ -72,9 +72,11 @@ def _of_log(model_dir: Path, source: Path, days: float | None) -> Signals:
         raise InputError(f"{source}: no prediction of {model_dir} (version {version})"
                          f"{f' in the last {days:g} days' if since else ''}; name the model that "
                          "is served, or another log")
-    return Signals(*(np.array([row[name] for row in rows])
-                     for name in ("tokens", "unknown_words", "probability")),
-                   [row["category"] for row in rows], np.array([row["embedding"] for row in rows]))
+    tokens, unknown_words, probability, embeddings = (
+        np.array([row[name] for row in rows])
+        for name in ("tokens", "unknown_words", "probability", "embedding"))
+    return Signals(tokens, unknown_words, probability, [row["category"] for row in rows],
+                   embeddings)
 
 
 def _of_papers(model_dir: Path, source: Path) -> Signals:

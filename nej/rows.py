@@ -57,20 +57,20 @@ def parse_header(line: bytes, *, named: Path | str, needed: Collection[str],
         InputError: one of those is not among them.
     """
     try:
-        line = line.decode("utf-8-sig")
+        text = line.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{named}: row 1 is not UTF-8 ({error.reason} at byte {error.start}); "
                          "save the file as UTF-8") from error
-    if "\r" in line.rstrip("\r\n"):
+    if "\r" in text.rstrip("\r\n"):
         raise InputError(f"{named}: its lines end with CR alone; save it with CRLF or LF")
-    header = next(csv.reader([line]), [])
+    header = next(csv.reader([text]), [])
 
     def lacking(columns: list[str]) -> list[str]:
         known = {aliases.get(column, column) for column in columns}
         return [column for column in needed if column not in known]
     missing = lacking(header)
     if missing:
-        other = next((s for s in ("\t", ";", "|") if not lacking(line.strip().split(s))), None)
+        other = next((s for s in ("\t", ";", "|") if not lacking(text.strip().split(s))), None)
         if other:
             raise InputError(f"{named}: its columns are separated by {other!r}; save it with "
                              "commas")

@@ -163,7 +163,7 @@ class Search:
         return run.run(report, stop)
 
     def _tell(self, trial: Trial, outcome: Outcome) -> None:
-        if outcome.state == "finished" and not math.isfinite(outcome.value):
+        if outcome.state == "finished" and not math.isfinite(outcome.value or 0):
             outcome = Outcome("failed", message=f"{self.sweep.metric} is {outcome.value}")
         if outcome.message:
             trial.set_user_attr("message", outcome.message)

@@ -5,12 +5,11 @@ import math
 from collections.abc import Collection
 from typing import Any
 
-from optuna.distributions import (
-    BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution,
-)
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from nej import InputError
 
+Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
 DISTRIBUTIONS = {  # and the keys that each has beside `distribution`
     "constant": {"value"}, "categorical": {"values"}, "int_uniform": {"min", "max"},
     "uniform": {"min", "max"}, "q_uniform": {"min", "max", "q"},
@@ -66,18 +65,19 @@ def _categories(values: Any, where: str) -> CategoricalDistribution:
     return CategoricalDistribution(values)
 
 
-def _interval(kind: str, low: float, high: float, q: float) -> BaseDistribution:
+def _interval(kind: str, low: float, high: float, q: float) -> Distribution:
     if kind == "int_uniform":
         return IntDistribution(int(low), int(high))
     if kind == "q_uniform":
-        whole = isinstance(q, int)
-        return IntDistribution(low, high, step=q) if whole else FloatDistribution(low, high, step=q)
+        if isinstance(q, int):
+            return IntDistribution(int(low), int(high), step=q)
+        return FloatDistribution(low, high, step=q)
     if kind == "log_uniform":  # the bounds are exponents
         low, high = math.exp(low), math.exp(high)
     return FloatDistribution(low, high, log=kind.startswith("log"))
 
 
-def grid_values(key: str, distribution: BaseDistribution) -> list[Any]:
+def grid_values(key: str, distribution: Distribution) -> list[Any]:
     """Return all values of a distribution; raise InputError if there is no end of them."""
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
@@ -88,7 +88,7 @@ def grid_values(key: str, distribution: BaseDistribution) -> list[Any]:
     return [distribution.low + index * distribution.step for index in range(count)]
 
 
-def extremes(distribution: BaseDistribution) -> list[Any]:
+def extremes(distribution: Distribution) -> list[Any]:
     """Return the lowest and the highest value, or all if they have no order."""
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)

@@ -8,7 +8,7 @@ from nej.batcher import Answer, Batcher
 from nej.model_in_use import ModelInUse, ServedModel
 from nej.prediction import softmax
 from nej.prediction_log import PredictionLog, summarize
-from nej.schemas import Category, ModelDescription, Paper, Prediction, Predictions
+from nej.schemas import Category, Class, ModelDescription, Paper, Prediction, Predictions
 from nej.serving import Settings
 from nej.signals import Signals
 
@@ -78,7 +78,7 @@ class Service:
         return ModelDescription(
             model=served.name, version=served.version, threshold=served.threshold,
             wanted_accuracy=self.settings.wanted_accuracy if served.threshold is not None else None,
-            classes=[{"code": name, "name": served.name_of(name)} for name in classifier.names],
+            classes=[Class(code=name, name=served.name_of(name)) for name in classifier.names],
             reads=classifier.config.text_fields, max_length=classifier.config.max_length,
             trained=manifest["finished"], commit=(manifest["git"] or {}).get("commit"),
             data=manifest["data"], papers=manifest["papers"], metrics=served.metrics,

@@ -134,7 +134,8 @@ class Supervisor(Multiprocess):
     def handle_hup(self) -> None:
         """Pass the signal on: a worker takes another model into use without closing anything."""
         for process in self.processes:
-            os.kill(process.pid, signal.SIGHUP)
+            if process.pid is not None:
+                os.kill(process.pid, signal.SIGHUP)
 
     def keep_subprocess_alive(self) -> None:
         """Start dead workers again, and take what they measured last out of the sums."""

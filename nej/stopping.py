@@ -3,11 +3,21 @@
 import logging
 import os
 import signal
+from typing import Any, Protocol
 
 import torch
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 
 logger = logging.getLogger(__name__)
+
+
+class Stoppable(Protocol):
+    """A Trainer that can be asked to stop, and learns that it was."""
+
+    args: TrainingArguments
+    accelerator: Any
+    stop_requested: bool
+    interrupted: bool
 
 
 class StopInOrder(TrainerCallback):
@@ -17,7 +27,7 @@ class StopInOrder(TrainerCallback):
         trainer: it has stop_requested, which a signal sets, and learns that it was interrupted.
     """
 
-    def __init__(self, trainer: Trainer):
+    def __init__(self, trainer: Stoppable):
         self.trainer = trainer
         # accelerate launch ends at a signal and says nothing to the process that it has started
         self.launcher = os.getppid() if "ACCELERATE_USE_CPU" in os.environ else None
@@ -45,7 +55,7 @@ class stop_on_signal:
     signals = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1")
                if hasattr(signal, name)]
 
-    def __init__(self, trainer: Trainer):
+    def __init__(self, trainer: Stoppable):
         self.trainer = trainer
 
     def __enter__(self):

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from optuna.distributions import BaseDistribution
 
 from nej import InputError
 from nej.config import Config, load_config
-from nej.search_space import check_known, check_object, distribution_of, extremes, grid_values
+from nej.search_space import (
+    Distribution, check_known, check_object, distribution_of, extremes, grid_values,
+)
 
 KEYS = ("project", "entity", "name", "description", "program", "method", "metric", "run_cap",
         "early_terminate", "command", "parameters")
@@ -40,7 +41,7 @@ class Sweep:
     maximize: bool
     command: list[str]  # with ${args} where the settings go
     constants: dict[str, Any]
-    space: dict[str, BaseDistribution]
+    space: dict[str, Distribution]
     hyperband: Hyperband | None
     run_cap: int | None
     overrides: list[str]  # of every trial, from the command line
@@ -88,10 +89,14 @@ def load_sweep(path: Path, overrides: list[str]) -> Sweep:
     for key in content:
         check_known(key, KEYS, str(path))
     metric, goal = _metric(content.get("metric"), path)
-    constants, space = {}, {}
+    constants: dict[str, Any] = {}
+    space: dict[str, Distribution] = {}
     for key, parameter in check_object(content.get("parameters"), f"{path}: parameters").items():
         found = distribution_of(parameter, f"{path}: {key}")
-        (space if isinstance(found, BaseDistribution) else constants)[key] = found
+        if isinstance(found, Distribution):
+            space[key] = found
+        else:
+            constants[key] = found
     if not space:
         raise InputError(f"{path}: parameters has nothing to search; give a key min and max, or "
                          "values")
@@ -147,12 +152,13 @@ def _metric(found: Any, path: Path) -> tuple[str, str]:
     goal = found.get("goal", "minimize")  # as W&B takes it
     if goal != ("minimize" if name == "eval/loss" else "maximize"):
         raise InputError(f"{path}: metric: goal is {goal!r}, which is the worst {name}; change it")
-    return name.replace("eval/", "eval_"), goal
+    return str(name).replace("eval/", "eval_"), goal
 
 
 def _command(content: dict[str, Any], path: Path) -> list[str]:
-    names = {"${env}": ["/usr/bin/env"], "${interpreter}": ["python"],
-             "${program}": [content.get("program")], "${args}": ["${args}"]}
+    names: dict[str, list[Any]] = {
+        "${env}": ["/usr/bin/env"], "${interpreter}": ["python"],
+        "${program}": [content.get("program")], "${args}": ["${args}"]}
     found = content.get("command")
     if not isinstance(found, list) or "${args}" not in found or any(
             isinstance(item, (list, dict)) for item in found):

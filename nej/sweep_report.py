@@ -106,7 +106,7 @@ def draw_search(search: Search, importance: dict[str, float], target: Path) -> N
         finished = [one for one in scored if one.state == TrialState.COMPLETE]
         better = np.maximum.accumulate if search.sweep.maximize else np.minimum.accumulate
         axes[0].step([one.number for one in finished],
-                     better([one.value for one in finished]), where="post", color=BLUE,
+                     better([one.value or 0.0 for one in finished]), where="post", color=BLUE,
                      linewidth=1, label="best so far")
         axes[0].set(title="All trials", xlabel="trial", ylabel=_words(search.sweep.metric))
         axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))

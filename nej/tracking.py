@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 
 # W&B's client says what goes wrong and no more, and does not wait forever for a server that is
 # gone; a variable of the same name, WANDB_INIT_TIMEOUT for one, goes over it
-CLIENT = {"show_info": False, "init_timeout": 30.0, "finish_timeout": 120.0,
-          "finish_timeout_raises": True}
+CLIENT: dict[str, Any] = {"show_info": False, "init_timeout": 30.0, "finish_timeout": 120.0,
+                          "finish_timeout_raises": True}
 
 
 def survives(method: Callable[..., None]) -> Callable[..., None]:
@@ -54,7 +54,8 @@ class Tracker(TrainerCallback):
         self.run: Any = None  # wandb's, while it works
         self.started = False
         self.first_step = 0  # W&B has those before it
-        self.step, self.row = 0, {}  # what was logged last, and is not sent yet
+        self.step = 0  # what was logged last, and is not sent yet
+        self.row: dict[str, Any] = {}
 
     # Trainer's events; only the main process has a run
 
@@ -132,7 +133,7 @@ class Tracker(TrainerCallback):
         if settings.mode == "disabled":
             return None
         if settings.sweep_id:  # its trials are the agent's to name
-            ours = {"name": self.config.run_name}
+            ours: dict[str, Any] = {"name": self.config.run_name}
         else:  # W&B's variables go over ours
             ours = {"id": settings.run_id or self.id, "project": settings.project or "nej",
                     "name": self.config.run_name or settings.run_name or self.name}

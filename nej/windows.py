@@ -25,7 +25,9 @@ class Window:
 
 def cut(records: Records) -> Iterator[Window]:
     """Yield the windows of a file, the same whenever it is read."""
-    number, first_row, papers, faults, characters = 0, 1, [], {}, 0
+    number, first_row, characters = 0, 1, 0
+    papers: list[tuple[str, str, str]] = []
+    faults: dict[int, str] = {}
 
     def window() -> Window:
         share = records.share_read()
@@ -68,7 +70,7 @@ def _as_paper(record: dict[str, Any] | None, line: int
             fault = f"its {name} is not UTF-8"
         if fault:
             return (identity, "", ""), fault
-    return (identity, texts["title"] or "", texts["summary"]), None
+    return (identity, texts["title"] or "", str(texts["summary"])), None
 
 
 def in_advance(items: Iterator[tuple]) -> Iterator[tuple]:
