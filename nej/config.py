@@ -168,12 +168,7 @@ def _read(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        content = json.loads(Path(path).read_text("utf-8"))
-    except FileNotFoundError:
-        there = ", ".join(sorted(str(p) for p in Path("configs").glob("*.json"))) or "none"
-        raise InputError(f"--config: no file {path}; there are: {there}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--config: cannot read {path}: {error}") from error
+        content = json.loads(read_settings(Path(path), option="--config"))
     except json.JSONDecodeError as error:
         raise InputError(
             f"{path}:{error.lineno}:{error.colno}: not JSON: {error.msg}; correct the file"
@@ -181,6 +176,22 @@ def _read(path: Path | None) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path}: found a {type(content).__name__}; a config is one flat object")
     return content
+
+
+def read_settings(path: Path, *, option: str = "") -> str:
+    """Return the text of a file of settings, which `option` names.
+
+    Raises:
+        InputError: no such file, with those of its kind in configs/; or it cannot be read.
+    """
+    named = f"{option}: " if option else ""
+    try:
+        return path.read_text("utf-8")
+    except FileNotFoundError:
+        there = ", ".join(sorted(map(str, Path("configs").glob(f"*{path.suffix}")))) or "none"
+        raise InputError(f"{named}no file {path}; there are: {there}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{named}cannot read {path}: {error}") from error
 
 
 def _known(key: str, where: str) -> str:

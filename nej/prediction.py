@@ -2,6 +2,7 @@
 
 import json
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -47,7 +48,7 @@ class Outputs:
 
 
 @dataclass(frozen=True)
-class Backend:
+class Backend(ABC):
     """A model directory, loaded to predict; how it computes is the subclass's."""
 
     model_dir: Path
@@ -61,9 +62,9 @@ class Backend:
         """The most tokens of a batch, padding included, but where a single paper has more."""
         return BATCH_TOKENS["cpu"]
 
+    @abstractmethod
     def compute(self, papers: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
         """Return logits and embeddings, as in Outputs, of the tokens of a batch of papers."""
-        raise NotImplementedError
 
     def read(self, summaries: Sequence[str], titles: Sequence[str] | None = None
              ) -> list[dict[str, Any]]:

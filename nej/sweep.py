@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from nej import InputError
-from nej.config import Config, load_config
+from nej.config import Config, load_config, read_settings
 from nej.search_space import (
     Distribution, check_known, check_object, distribution_of, extremes, grid_values,
 )
@@ -135,13 +135,9 @@ def split_command(line: list[str]) -> tuple[Path | None, list[str]]:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    text = read_settings(path)
     try:
-        return check_object(yaml.safe_load(path.read_text("utf-8")), str(path))
-    except FileNotFoundError:
-        there = ", ".join(sorted(str(p) for p in Path("configs").glob("*.yaml"))) or "none"
-        raise InputError(f"no file {path}; there are: {there}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {path}: {error}") from error
+        return check_object(yaml.safe_load(text), str(path))
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
 
