@@ -12,6 +12,8 @@ import argparse
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from _run import Parser, run
@@ -26,6 +28,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("base", help="the git revision to compare with")
     parser.add_argument("--output", type=Path, default=Path("reports/review.md"))
     options = parser.parse_args(arguments)
+    from nej import InputError
+    if subprocess.run(["git", "rev-parse", "--verify", "--quiet", f"{options.base}^{{commit}}"],
+                      stdout=subprocess.DEVNULL).returncode:
+        raise InputError(f"base is {options.base!r}, which is no git revision here; name a commit, "
+                         "a branch or a tag, after `git fetch` if it is a remote's")
     options.output.parent.mkdir(parents=True, exist_ok=True)
     review = _review_data if options.what == "data" else _review_model
     page, good = review(options.base, options.output)
@@ -38,11 +45,17 @@ def _review_data(base: str, _: Path) -> tuple[str, bool]:
     changed = _output("git", "diff", "--name-only", "--diff-filter=d", f"{base}...", "--",
                       "data/*.dvc").split()
     page, good = [], True
+    if changed:  # the check looks at the papers as the model reads them
+        _output(sys.executable, "-m", "invoke", "starter")
     for path in (name.removesuffix(".dvc") for name in changed):
         config = "quickstart" if path == "data/sample.csv" else "base"
+        with _work_tree(base) as tree:
+            # what cannot be pulled is missing, and the commands below say so
+            for root in (tree, Path(".")):
+                _python("-m", "dvc", "pull", "--quiet", f"{path}.dvc", cwd=root)
+            difference = _python("scripts/data_diff.py", tree / path, path)
         check = _python("scripts/prepare.py", "--config", f"configs/{config}.json", "--check_only",
                         "--data_path", path)
-        difference = _python("scripts/data_diff.py", base, path, "--path", path)
         good = good and check.returncode == difference.returncode == 0
         page += [f"### `{path}`", *(f"```\n{(done.stdout or done.stderr).strip()}\n```"
                                     for done in (difference, check))]
@@ -50,24 +63,30 @@ def _review_data(base: str, _: Path) -> tuple[str, bool]:
 
 
 def _review_model(base: str, output: Path) -> tuple[str, bool]:
-    with tempfile.TemporaryDirectory() as folder:
-        tree = Path(folder) / "base"
-        _output("git", "worktree", "add", "--detach", tree, base)
-        try:
-            for root in (tree, Path(".")):
-                _output(sys.executable, "-m", "invoke", "sample", "starter", cwd=root)
-                _output(sys.executable, *TRAIN, cwd=root)
-            done = _python("scripts/compare.py", tree / "models/quickstart", "models/quickstart",
-                           "--markdown", output)
-        finally:
-            _output("git", "worktree", "remove", "--force", tree)
+    with _work_tree(base) as tree:
+        for root in (tree, Path(".")):
+            _output(sys.executable, "-m", "invoke", "sample", "starter", cwd=root)
+            _output(sys.executable, *TRAIN, cwd=root)
+        done = _python("scripts/compare.py", tree / "models/quickstart", "models/quickstart",
+                       "--markdown", output)
     if done.returncode == 2:
         return f"```\n{done.stderr.strip()}\n```", False
     return output.read_text("utf-8").replace(str(tree), base), done.returncode != 4
 
 
-def _python(*command: str | Path) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, *command], capture_output=True, text=True)
+@contextmanager
+def _work_tree(revision: str) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder) / "base"
+        _output("git", "worktree", "add", "--detach", tree, revision)
+        try:
+            yield tree
+        finally:
+            _output("git", "worktree", "remove", "--force", tree)
+
+
+def _python(*command: str | Path, cwd: Path = Path(".")) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *command], cwd=cwd, capture_output=True, text=True)
 
 
 def _output(*command: str | Path, cwd: Path = Path(".")) -> str:

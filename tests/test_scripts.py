@@ -75,6 +75,7 @@ def test_mistakes_of_the_other_commands(tmp_path):
     assert_mistake(run("add_papers.py"), "name files to add")
     assert_mistake(run("add_papers.py", "--from-arxiv", "cat:cs.LG"), "belong together")
     assert_mistake(run("add_papers.py", "x.jsonl", "--to", tmp_path / "none.csv"), "no file")
+    assert_mistake(run("review.py", "data", "nowhere"), "'nowhere', which is no git revision")
     assert_mistake(run("data_diff.py", tmp_path / "a", tmp_path / "b", cwd=tmp_path), "is no file")
     assert list(tmp_path.iterdir()) == []
 
@@ -82,7 +83,8 @@ def test_mistakes_of_the_other_commands(tmp_path):
 def test_the_help_of_each_script_is_its_docstring():
     for script in ("train.py", "evaluate.py", "get_data.py", "make_starter.py", "make_sample.py",
                    "add_papers.py", "data_diff.py", "prepare.py", "visualize.py", "reproduce.py",
-                   "predict.py", "export.py", "drift.py", "sweep.py", "serve.py"):
+                   "predict.py", "export.py", "drift.py", "sweep.py", "serve.py",
+                   "review.py"):
         done = run(script, "--help")
         assert done.returncode == 0 and f"python scripts/{script}" in done.stdout.replace(
             "accelerate launch", "python")
