@@ -221,7 +221,7 @@ def wheel(context):
         _run(python, "-m", "pip", "install", "--quiet", "--constraint", "requirements.txt",
              str(next(Path("dist").glob("*.whl"))))
         _run(python, "-Ic", "import importlib, pkgutil, nej; print(len([importlib.import_module("
-             "'nej.' + name) for _, name, _ in pkgutil.iter_modules(nej.__path__)]), 'modules')")
+             "found.name) for found in pkgutil.walk_packages(nej.__path__, 'nej.')]), 'modules')")
 
 
 @task

@@ -70,7 +70,7 @@ def table(found: dict[str, dict]) -> str:
     """Return the study as a Markdown table."""
     import numpy as np
 
-    from nej.intervals import Bootstrap, interval, scores
+    from nej.judging.intervals import Bootstrap, interval, scores
     (_, base), *_ = found.items()
     labels, classes = np.array(base["labels"]), len(base["names"])
     bootstrap = Bootstrap(len(labels))

@@ -35,8 +35,8 @@ import torch  # noqa: E402
 import transformers  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from nej import bulk  # noqa: E402
-from nej.backends import OPENVINO, TORCH, export_fault, load_backend  # noqa: E402
+from nej.predicting import bulk  # noqa: E402
+from nej.predicting.backends import OPENVINO, TORCH, export_fault, load_backend  # noqa: E402
 from nej.prediction import Backend  # noqa: E402
 
 BATCH = 32

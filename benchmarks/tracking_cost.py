@@ -43,8 +43,8 @@ def run(config, *, tracked: bool) -> dict:
     import wandb
     from transformers import TrainerCallback
 
+    from nej.experiments.tracking import Tracker
     from nej.manifest import origin
-    from nej.tracking import Tracker
     from nej.training import train
 
     class Watch(TrainerCallback):

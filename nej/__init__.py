@@ -1,16 +1,12 @@
 """Fine-tune DistilBERT to sort arXiv papers into categories, the same for everyone.
 
-The modules, in the order in which data flows: config, files, fields, rows, duplicates, papers,
-splits, dataset, baselines, model, batching, packing, optimizer, checkpoints, metrics, device,
-throughput, training; manifest, reproduction and tracking of a run. From a model directory:
-prediction, backends, export; records, windows, labels and bulk label files; then intervals,
-calibration, judgement, slices, mistakes, labelled, evaluation, embeddings, figures, tables, report
-and card tell how good it is; behaviour, lineage, comparison, scorecard, promotion and runs which is
-better, and which is in use; drift, recent and drift_figures whether papers change. search_space,
-sweep, trial, search and sweep_report try many settings. gate checks the data; sources, additions,
-feed and difference keep its versions. The web service: serving, api, guard, schemas, reference and
-page face the network; service, batcher, model_in_use, unknown_words, signals and prediction_log do
-the work.
+The modules here are the way from a CSV to a model, in the order in which data flows: config, files,
+fields, rows, duplicates, papers, splits, dataset, baselines, model, batching, packing, optimizer,
+checkpoints, stopping, metrics, device, throughput, training; then manifest, tables and prediction,
+which everything else stands on. They know nothing of the packages beside them, each of which could
+be taken away: data keeps and checks versions of the papers, judging tells how good a model is and
+which of two is better, experiments tracks and repeats runs and searches settings, predicting labels
+files and watches whether papers change, and web is the service and its page.
 """
 
 

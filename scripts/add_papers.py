@@ -30,13 +30,13 @@ def main(arguments: list[str]) -> int:
         parser.error("name files to add, or --from-arxiv QUERY --since DATE")
     if bool(options.from_arxiv) != bool(options.since):
         parser.error("--from-arxiv and --since belong together")
-    from nej.additions import add_papers
+    from nej.data.additions import add_papers
+    from nej.data.sources import pin_version
     from nej.files import replacing
     from nej.rows import require
-    from nej.sources import pin_version
     fetched = []
     if options.from_arxiv:
-        from nej.feed import fetch_feed
+        from nej.data.feed import fetch_feed
         fetched = [fetch_feed(options.from_arxiv, options.since, require(options.to).parent)]
     result = add_papers(options.to, [*options.files, *fetched])
     if options.rejects:

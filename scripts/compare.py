@@ -23,9 +23,9 @@ def main(arguments: list[str]) -> int:
                         help="write Markdown there too, for a pull request; - prints it instead")
     options = parser.parse_args(arguments)
     from nej import InputError
-    from nej.comparison import BETTER, SAME, compare
     from nej.files import replacing
-    from nej.scorecard import markdown, measure_speed, text
+    from nej.judging.comparison import BETTER, SAME, compare
+    from nej.judging.scorecard import markdown, measure_speed, text
     found = compare(options.before, options.after)
     try:
         speed = measure_speed([options.before, options.after])

@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--label_column", choices=("category_code", "category"),
                         default="category_code")
     options = parser.parse_args(arguments)
-    from nej.difference import compare
+    from nej.data.difference import compare
     from nej.files import write_json
     from nej.papers import read_papers
     with tempfile.TemporaryDirectory() as folder:

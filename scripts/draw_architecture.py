@@ -11,7 +11,7 @@ from pathlib import Path
 
 from _run import Parser, run
 
-# top to bottom; a name with a capital letter is a file, others are modules of nej/
+# top to bottom; a name with a capital letter is a file, others are modules of nej/ and its packages
 COLUMNS = (
     ("Versions of the data", ("sources", "feed", "additions", "difference", "gate")),
     ("From papers to a model", (
@@ -39,8 +39,7 @@ def main(arguments: list[str]) -> int:
     for column, (title, names) in enumerate(COLUMNS):
         x = 20 + column * (WIDTH + 40)
         parts.append(f'<text class="head" x="{x}" y="30">{title}</text>')
-        there = [name for name in names if name[0].isupper() or _path(name).exists()]
-        for row, name in enumerate(there):
+        for row, name in enumerate(names):
             y = 48 + row * (HEIGHT + GAP)
             if column == 1 and row:
                 parts.append(f'<line x1="{x + 40}" y1="{y - GAP}" x2="{x + 40}" y2="{y}"/>')
@@ -50,7 +49,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _path(name: str) -> Path:
-    return Path("nej") / f"{name}.py"
+    return next(path for path in Path("nej").rglob(f"{name}.py"))
 
 
 def _box(name: str, x: int, y: int) -> list[str]:

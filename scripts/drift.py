@@ -23,10 +23,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--figure", type=Path, default=Path("reports/figures/drift.png"),
                         help="where to draw it (reports/figures/drift.png)")
     options = parser.parse_args(arguments)
-    from nej.drift import compare, read_reference
-    from nej.drift_figures import draw_drift
+    from nej.predicting.drift import compare, read_reference
+    from nej.predicting.drift_figures import draw_drift
+    from nej.predicting.recent import recent_signals
     from nej.prediction import require_model
-    from nej.recent import recent_signals
     require_model(options.model)
     reference = read_reference(options.model)
     found = recent_signals(options.model, options.papers, days=options.days)

@@ -28,11 +28,11 @@ def main(arguments: list[str]) -> int:
                         help="only show what was found the last time")
     options = parser.parse_args(arguments)
     if options.show:
-        from nej.evaluation import EvaluationReport
+        from nej.judging.evaluation import EvaluationReport
         print(EvaluationReport.load(options.model).table())
         print(f"report: {options.model}/report.html")
         return 0
-    from nej.evaluation import evaluate
+    from nej.judging.evaluation import evaluate
     report = evaluate(options.model, data_path=options.data_path, papers_path=options.papers,
                       against=options.against)
     print(f"{report.table()}\nreport: {report.folder}/report.html")

@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if options.papers < 1:
         parser.error(f"--papers is {options.papers}; at least 1")
-    from nej.export import export
+    from nej.predicting.export import export
     report = export(options.model, most_papers=options.papers)
     print(report.text())
     return 3 if report.refused else 0

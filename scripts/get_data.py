@@ -23,8 +23,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--accept", action="store_true",
                         help="pin what is found, though it is another version")
     options = parser.parse_args(arguments)
+    from nej.data.sources import fetch_csv
     from nej.files import checksum
-    from nej.sources import fetch_csv
     source = options.source and options.source.expanduser()
     fetch_csv(options.output, source, accept=options.accept)
     size = options.output.stat().st_size

@@ -29,8 +29,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--backend", choices=["torch", "openvino"],
                         help="what computes; without it the fastest that there is")
     options = parser.parse_args(arguments)
-    from nej.bulk import label_file
-    from nej.records import PIPE
+    from nej.data.records import PIPE
+    from nej.predicting.bulk import label_file
     summary = label_file(options.model, options.papers, options.output, backend=options.backend,
                          wanted_accuracy=options.wanted_accuracy, top_k=options.top_k)
     if summary:

@@ -22,9 +22,9 @@ def main(arguments: list[str]) -> int:
     options, overrides = parser.parse_known_args(arguments)
     from nej.config import load_config
     config = load_config(options.config, overrides)
+    from nej.data.gate import check_papers, write_report
     from nej.dataset import clean_papers, describe, load_dataset
     from nej.files import write_json
-    from nej.gate import check_papers, write_report
     from nej.model import load_tokenizer
     tokenizer = load_tokenizer(config.model_name_or_path)
     reports = Path(config.reports_dir)

@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--max_class_loss", type=float, default=0.02,
                         help="points of F1 that a class may lose (0.02)")
     options = parser.parse_args(arguments)
-    from nej.promotion import promote
+    from nej.judging.promotion import promote
     found = promote(options.model, max_class_loss=options.max_class_loss)
     print(found.text())
     return 3 if found.reasons else 0

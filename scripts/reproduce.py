@@ -18,7 +18,7 @@ def main(arguments: list[str]) -> int:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="a model directory")
     options = parser.parse_args(arguments)
-    from nej.reproduction import reproduce
+    from nej.experiments.reproduction import reproduce
     found = reproduce(options.model)
     print(found.text())
     return int(bool(found.differences))

@@ -29,11 +29,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--figure", type=Path, default=Path("reports/figures/runs.png"),
                         help="where --compare draws the curves (reports/figures/runs.png)")
     options = parser.parse_args(arguments)
+    from nej.experiments.runs import COLUMNS, Run, base_config, compare_runs, list_runs
     from nej.files import write_csv
-    from nej.runs import COLUMNS, Run, base_config, compare_runs, list_runs
     from nej.tables import text_table
     if options.compare:
-        from nej.figures import draw_curves
+        from nej.judging.figures import draw_curves
         print(text_table(compare_runs(*map(Run.load, options.compare))))
         draw_curves(options.compare, options.figure)
         print(f"curves: {options.figure}")

@@ -21,6 +21,8 @@ def main(arguments: list[str]) -> int:
                         help="address to listen at; 0.0.0.0 for other machines (127.0.0.1)")
     parser.add_argument("--port", type=int, default=8000, help="8000; 0 takes a free one")
     parser.add_argument("--workers", type=int, default=1, help="processes, each with the model (1)")
+    parser.add_argument("--backend", choices=("torch", "openvino"),
+                        help="what computes; by default the fastest that there is")
     parser.add_argument("--wanted_accuracy", type=float, default=0.9,
                         help="abstain where fewer answers would be right (0.9); 0 never abstains")
     parser.add_argument("--queue_papers", type=int, default=256,
@@ -34,7 +36,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--cors_origin", action="append", default=[], metavar="URL",
                         help="a site whose pages may ask the API")
     options = vars(parser.parse_args(arguments))
-    from nej.serving import TOKEN, Settings, serve
+    from nej.web.serving import TOKEN, Settings, serve
     options["cors_origins"] = tuple(options.pop("cors_origin"))
     options["wanted_accuracy"] = options["wanted_accuracy"] or None
     return serve(Settings(**options, token=os.environ.get(TOKEN)))

@@ -33,9 +33,9 @@ def main(arguments: list[str]) -> int:
             raise InputError(f"--{name} is {getattr(options, name)}; it must be at least 1")
 
     # only now what takes seconds to import
-    from nej.search import search
-    from nej.sweep import load_sweep
-    from nej.sweep_report import write_report
+    from nej.experiments.search import search
+    from nej.experiments.sweep import load_sweep
+    from nej.experiments.sweep_report import write_report
 
     sweep = load_sweep(options.sweep, overrides)
     count = options.count or sweep.run_cap or (len(sweep.grid()) if sweep.method == "grid" else 20)

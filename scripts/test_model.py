@@ -17,7 +17,7 @@ def main(arguments: list[str]) -> int:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="a model directory")
     options = parser.parse_args(arguments)
-    from nej.behaviour import check, table
+    from nej.judging.behaviour import check, table
     from nej.prediction import Classifier
     findings = check(Classifier.load(options.model))
     print(table(findings))

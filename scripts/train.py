@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> int:
     # only now what takes seconds to import
     from accelerate import PartialState
 
-    from nej.card import write_card
+    from nej.judging.card import write_card
     from nej.manifest import origin, write_manifest
     from nej.training import train
 
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
 
     trackers = []
     if config.report_to == "wandb":
-        from nej.tracking import Tracker
+        from nej.experiments.tracking import Tracker
         trackers.append(Tracker(config, made_from))
     result = train(config, callbacks=trackers, finish=finish)
     if result.interrupted:
@@ -46,8 +46,8 @@ def main(arguments: list[str]) -> int:
         return 130
     if not PartialState().is_main_process:
         return 0
-    from nej.evaluation import evaluate
-    from nej.figures import draw_model
+    from nej.judging.evaluation import evaluate
+    from nej.judging.figures import draw_model
     if config.do_predict:
         report = evaluate(result.model_dir)
         print(f"{report.table()}\nreport: {result.model_dir}/report.html")

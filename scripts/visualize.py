@@ -29,9 +29,9 @@ def main(arguments: list[str]) -> int:
                      "and the folder as --output")
     if options.papers < 1:
         parser.error(f"--papers is {options.papers}; it has to be at least 1")
-    from nej.embeddings import load_embeddings, project
-    from nej.figures import draw_model
-    from nej.judgement_figures import draw_embeddings
+    from nej.judging.embeddings import load_embeddings, project
+    from nej.judging.figures import draw_model
+    from nej.judging.judgement_figures import draw_embeddings
     pictures = draw_model(options.model, options.output)
     print("\n".join(map(str, pictures)), flush=True)
     target = options.output / f"{name}.png"

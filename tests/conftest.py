@@ -84,7 +84,7 @@ def make_config(papers_csv, tiny_model, tmp_path):
 
 @pytest.fixture(scope="session")
 def _trained_once(papers_csv, tiny_model, tmp_path_factory) -> Path:
-    from nej.card import write_card
+    from nej.judging.card import write_card
     from nej.manifest import origin, write_manifest
     from nej.training import train
     config = replace(_small_run(papers_csv, tiny_model, tmp_path_factory.mktemp("trained")),
@@ -98,7 +98,7 @@ def _trained_once(papers_csv, tiny_model, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def _judged_once(_trained_once, tmp_path_factory) -> Path:
-    from nej.evaluation import evaluate
+    from nej.judging.evaluation import evaluate
     folder = tmp_path_factory.mktemp("judged") / "model"
     shutil.copytree(_trained_once, folder)
     evaluate(folder)

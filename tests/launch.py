@@ -69,8 +69,8 @@ def process(run: dict, rank: int, port: int) -> None:
     config = Config(**run["config"])
     callbacks = [StopAt(run.get("stop_at"))]
     if run.get("tracked"):
+        from nej.experiments.tracking import Tracker
         from nej.manifest import origin
-        from nej.tracking import Tracker
         callbacks.append(Tracker(config, origin(config)))
     result = training.train(config, callbacks=callbacks)
     Path(f"{run['config']['output_dir']}.{run['name']}.{rank}.json").write_text(json.dumps({

@@ -12,8 +12,8 @@ import pytest
 from test_papers import paper, write_papers
 
 from nej import InputError
-from nej.additions import add_papers, parse_id
-from nej.difference import compare
+from nej.data.additions import add_papers, parse_id
+from nej.data.difference import compare
 from nej.papers import read_papers
 
 OLD = [paper("abs-2101.00001v2"), paper("cs-9308101v1"), paper("abs-2101.00003"),
@@ -232,7 +232,7 @@ def test_ids(text, expected):
 @pytest.mark.skipif("NEJ_REAL_DATA" not in os.environ,
                     reason="NEJ_REAL_DATA names no folder with new_papers.jsonl and the zip")
 def test_real_feed(tmp_path):
-    from nej.sources import fetch_csv
+    from nej.data.sources import fetch_csv
     folder = Path(os.environ["NEJ_REAL_DATA"])
     target = tmp_path / "arxiv.csv"
     fetch_csv(target, next(folder.glob("*.zip")))

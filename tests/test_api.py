@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from nej.api import create_app
 from nej.prediction import Classifier
-from nej.schemas import BODY_BYTES, MOST_PAPERS
-from nej.serving import Settings
+from nej.web.api import create_app
+from nej.web.schemas import BODY_BYTES, MOST_PAPERS
+from nej.web.serving import Settings
 from scripts.make_sample import generate
 
 TOKEN = "a-token-that-nobody-guesses"
@@ -191,7 +191,7 @@ def test_other_sites_may_not_ask_unless_they_are_named(client, make_client):
 
 
 def test_every_answer_has_the_security_headers(client, monkeypatch):
-    monkeypatch.setattr("nej.service.softmax", lambda *_: 1 / 0)
+    monkeypatch.setattr("nej.web.service.softmax", lambda *_: 1 / 0)
     answers = [client.get("/"), client.get("/page.js"), client.get("/nowhere"),
                client.post("/predict", json={}), client.delete("/predict"),
                client.post("/predict", json=PAPERS[0])]
@@ -264,7 +264,7 @@ def test_a_client_that_goes_away_leaves_the_queue(app, client, slow):
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(app, client, monkeypatch):
-    monkeypatch.setattr("nej.guard.BODY_SECONDS", 0.05)
+    monkeypatch.setattr("nej.web.guard.BODY_SECONDS", 0.05)
 
     async def dawdle() -> list[dict]:
         async def receive():

@@ -3,8 +3,8 @@
 import schemathesis
 from schemathesis.engine import Status, events, from_schema
 
-from nej.api import create_app
-from nej.serving import Settings
+from nej.web.api import create_app
+from nej.web.serving import Settings
 
 TOKEN = "a-token-that-nobody-guesses"
 
@@ -41,6 +41,6 @@ def test_nothing_differs_from_the_description(served_model):
 
 
 def test_a_difference_would_be_found(served_model, monkeypatch):
-    monkeypatch.setattr("nej.api.sentence", lambda errors: 1 / 0)
+    monkeypatch.setattr("nej.web.api.sentence", lambda errors: 1 / 0)
     assert any("ZeroDivisionError" in text for text in findings(
         create_app(Settings(model=served_model, token=TOKEN)))[2])

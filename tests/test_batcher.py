@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from nej.batcher import Batcher, Closed, Full
 from nej.prediction import Classifier, Outputs
+from nej.web.batcher import Batcher, Closed, Full
 from scripts.make_sample import generate
 
 

@@ -11,10 +11,11 @@ import pytest
 import torch
 from transformers import BertTokenizer, DistilBertForSequenceClassification
 
-from nej import InputError, behaviour
-from nej.behaviour import NONSENSE, PLAIN_PAPERS, Finding, check, table
+from nej import InputError
 from nej.config import load_config
 from nej.files import CONFIG_FILE, write_json
+from nej.judging import behaviour
+from nej.judging.behaviour import NONSENSE, PLAIN_PAPERS, Finding, check, table
 from nej.model import load_tokenizer
 from nej.prediction import Classifier, padded_first_tokens
 

@@ -18,10 +18,12 @@ import pytest
 import torch
 from accelerate import PartialState
 
-from nej import InputError, bulk, windows
-from nej.bulk import label_file
+from nej import InputError
+from nej.predicting import bulk, windows
+from nej.predicting.bulk import label_file
 from nej.prediction import Classifier
 from scripts.make_sample import generate
+from tests.forked import run_script
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -265,6 +267,5 @@ def test_a_pipe_in_and_out(papers, expected, served_model, tmp_path):
     (tmp_path / "b.jsonl").write_text(done.stdout)
     assert_labelled(tmp_path / "b.jsonl", expected)
     assert "90 papers: 90 labelled" in done.stderr
-    done = subprocess.run([*command[:2], tmp_path, source, "-o", tmp_path / "c.csv"],
-                          capture_output=True, text=True)
+    done = run_script("predict.py", tmp_path, source, "-o", tmp_path / "c.csv")
     assert done.returncode == 2 and "not a finished model directory" in done.stderr

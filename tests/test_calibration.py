@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from nej.calibration import (
+from nej.judging.calibration import (
     answered, calibrate, coverage, expected_calibration_error, fit_temperature, judge_calibration,
     reliability, threshold_for,
 )

@@ -10,7 +10,7 @@ from scipy.stats import bootstrap
 from sklearn.metrics import accuracy_score, f1_score
 
 from nej import InputError
-from nej.comparison import BETTER, SAME, WORSE, compare
+from nej.judging.comparison import BETTER, SAME, WORSE, compare
 from nej.splits import positions
 from tests.test_lineage import start_from, weights
 
@@ -164,8 +164,8 @@ def test_a_category_called_na_is_a_category(make_judged):
 
 
 def test_exit_codes_say_better_the_same_or_worse(pair, command, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr("nej.scorecard.size", lambda folder: (10, 1.0))
-    monkeypatch.setattr("nej.scorecard.measure_speed", lambda folders: [20.0, 30.0])
+    monkeypatch.setattr("nej.judging.scorecard.size", lambda folder: (10, 1.0))
+    monkeypatch.setattr("nej.judging.scorecard.measure_speed", lambda folders: [20.0, 30.0])
     old, new = map(str, pair)
     page = tmp_path / "page.md"
     assert command([old, new, "--markdown", str(page)]) == 0
@@ -180,7 +180,7 @@ def test_exit_codes_say_better_the_same_or_worse(pair, command, monkeypatch, cap
 
 
 def test_missing_data_cost_the_speed_alone(pair, command, monkeypatch, capsys, caplog):
-    monkeypatch.setattr("nej.scorecard.size", lambda folder: (10, 1.0))
+    monkeypatch.setattr("nej.judging.scorecard.size", lambda folder: (10, 1.0))
     for folder in pair:
         path = folder / "training_config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"data_path": "gone.csv"}))

@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 from test_papers import paper, write_papers
 
-from nej.difference import compare
+from nej.data.difference import compare
 from nej.papers import read_papers
 
 OLD = [paper("abs-2101.00001v1"), paper("abs-2101.00002v1"), paper("abs-2101.00003v1"),

@@ -1,5 +1,6 @@
 """What the documents say about keys and packages is so."""
 
+import ast
 import dataclasses
 import json
 import re
@@ -77,8 +78,16 @@ def test_each_document_is_in_the_site_and_each_module_in_its_reference():
     for page in (ROOT / "docs").glob("*.md"):
         assert f": {page.name}\n" in navigation
     reference = (ROOT / "docs" / "reference.md").read_text("utf-8").splitlines()
-    for module in (ROOT / "nej").glob("[a-z]*.py"):
-        assert f"::: nej.{module.stem}" in reference
+    for module in (ROOT / "nej").rglob("[a-z]*.py"):
+        name = ".".join(module.relative_to(ROOT).with_suffix("").parts)
+        assert f"::: {name}" in reference
+
+
+def test_the_way_from_papers_to_a_model_knows_nothing_of_the_packages_beside_it():
+    for module in (ROOT / "nej").glob("*.py"):
+        for node in ast.walk(ast.parse(module.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("nej."):
+                assert (ROOT / (node.module.replace(".", "/") + ".py")).parent == ROOT / "nej"
 
 
 def test_the_site_is_built_without_a_warning_and_asks_no_other_server(tmp_path):

@@ -1,8 +1,6 @@
 """Drift: the same kind of papers raise no alarm, another kind does, and it is said in words."""
 
 import json
-import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,12 +8,13 @@ import numpy as np
 import pytest
 
 from nej import InputError
-from nej.drift import NUMBERS, Signals, compare, read_reference, signals, write_reference
+from nej.predicting.drift import NUMBERS, Signals, compare, read_reference, signals, write_reference
+from nej.predicting.prediction_log import PredictionLog
+from nej.predicting.recent import recent_signals
+from nej.predicting.unknown_words import UnknownWords
 from nej.prediction import Classifier
-from nej.prediction_log import PredictionLog
-from nej.recent import recent_signals
-from nej.unknown_words import UnknownWords
 from scripts.make_sample import generate
+from tests.forked import run_script
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -108,9 +107,7 @@ def test_a_file_of_papers_like_those_and_one_of_another_field(judged, tmp_path):
     other = write(tmp_path / "other.jsonl", [
         {"summary": f"We prove a theorem about {n} harmonic sheaves on curves."}
         for n in range(150)])
-    command = [sys.executable, ROOT / "scripts" / "drift.py", judged, other, "--figure",
-               tmp_path / "drift.png"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = run_script("drift.py", judged, other, "--figure", tmp_path / "drift.png")
     assert done.returncode == 3, done.stderr[-1000:]
     assert "ALARM  share of unknown words: " in done.stdout
     assert "ALARM  tokens of a paper" in done.stdout

@@ -2,16 +2,17 @@
 
 import csv
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from nej import InputError, embeddings
+from nej import InputError
 from nej.dataset import load_dataset
-from nej.embeddings import load_embeddings, project, sample
+from nej.judging import embeddings
+from nej.judging.embeddings import load_embeddings, project, sample
 from nej.prediction import Classifier
+from tests.forked import run_script
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -118,5 +119,4 @@ def test_a_mistake_in_drawing_ends_with_a_sentence(model_dir, tmp_path, argument
 
 
 def visualize(*arguments) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, ROOT / "scripts" / "visualize.py",
-                           *map(str, arguments)], capture_output=True, text=True)
+    return run_script("visualize.py", *arguments)

@@ -14,11 +14,11 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from nej import InputError, baselines
 from nej.dataset import load_dataset
-from nej.evaluation import evaluate
-from nej.figures import draw_training_statistics
+from nej.judging.evaluation import evaluate
+from nej.judging.figures import draw_training_statistics
+from nej.judging.report import write_report
 from nej.model import load_classifier, load_tokenizer
 from nej.prediction import Classifier
-from nej.report import write_report
 
 
 def test_metrics_are_those_of_the_models_predictions(trained):

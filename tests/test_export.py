@@ -11,13 +11,16 @@ import onnx
 import pytest
 import torch
 
-from nej import InputError, backends
-from nej import export as exporting
-from nej.backends import EXPORT, GRAPH, Exported, backend_name, export_fault, load_backend
+from nej import InputError
 from nej.config import load_config
-from nej.export import export
 from nej.manifest import origin, write_manifest
 from nej.model import load_classifier
+from nej.predicting import backends
+from nej.predicting import export as exporting
+from nej.predicting.backends import (
+    EXPORT, GRAPH, Exported, backend_name, export_fault, load_backend,
+)
+from nej.predicting.export import export
 from nej.prediction import Classifier
 from nej.training import train
 

@@ -11,8 +11,8 @@ import pytest
 from test_papers import paper, write_papers
 
 from nej import InputError
-from nej.additions import add_papers
-from nej.feed import fetch_feed
+from nej.data.additions import add_papers
+from nej.data.feed import fetch_feed
 
 ENTRY = """<entry><id>http://arxiv.org/abs/2506.{number:05}v1</id>
 <published>2025-06-02T10:00:00Z</published><updated>2025-06-03T10:00:00Z</updated>

@@ -8,9 +8,11 @@ import pytest
 from matplotlib import pyplot
 from matplotlib.colors import to_rgba
 
-from nej import InputError, data_figures, figures, judgement_figures
-from nej.figures import draw_model
-from nej.judgement_figures import (
+from nej import InputError
+from nej.data import data_figures
+from nej.judging import figures, judgement_figures
+from nej.judging.figures import draw_model
+from nej.judging.judgement_figures import (
     draw_confusion_matrix, draw_coverage, draw_embeddings, draw_per_class, draw_reliability,
     draw_slices,
 )

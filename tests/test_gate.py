@@ -10,11 +10,12 @@ from dataclasses import asdict, replace
 import pytest
 
 from nej import InputError
+from nej.data.gate import check_papers, write_report
 from nej.dataset import clean_papers, split_papers
-from nej.gate import check_papers, write_report
 from nej.model import load_tokenizer
+from tests.forked import run_script
 from tests.test_papers import paper, write_papers
-from tests.test_scripts import ROOT, assert_mistake, run
+from tests.test_scripts import ROOT, assert_mistake
 
 TEXT = "We study {} in the {} setting and show that {} holds for all {} of them, whatever {} is."
 
@@ -109,14 +110,14 @@ def test_dates_in_the_forms_that_are_known(report, date):
 def test_the_command_writes_the_report_and_what_is_in_the_data_set(make_config, tmp_path):
     config = make_config(data_path=str(write_papers(tmp_path / "own.csv", many())))
     (tmp_path / "config.json").write_text(json.dumps(asdict(config)))
-    done = run("prepare.py", "--config", tmp_path / "config.json")
+    done = run_script("prepare.py", "--config", tmp_path / "config.json")
     assert done.returncode == 0, done.stderr
     assert "60 rows = 60 papers" in done.stdout and "warning: categories of fewer" in done.stdout
     prepared = json.loads((tmp_path / "reports" / "prepared.json").read_text())
     assert sum(part["papers"] for part in prepared.values()) == 60
     assert sum(prepared["train"]["classes"].values()) == prepared["train"]["papers"]
     assert len(prepared["test"]["sha256"]["input_ids"]) == 64
-    again = run("prepare.py", "--config", tmp_path / "config.json", "--max_length", "16")
+    again = run_script("prepare.py", "--config", tmp_path / "config.json", "--max_length", "16")
     assert again.returncode == 0
     other = json.loads((tmp_path / "reports" / "prepared.json").read_text())
     same = {name: other["test"]["sha256"][name] == prepared["test"]["sha256"][name]
@@ -131,10 +132,10 @@ def test_too_many_bad_rows_stop_and_some_may_be_allowed(make_config, tmp_path):
         file.write(b"abs-2102.00002v1,too,few\r\n")
     (tmp_path / "config.json").write_text(json.dumps(asdict(make_config(data_path=str(path)))))
     command = ("prepare.py", "--config", tmp_path / "config.json", "--check_only")
-    assert_mistake(run(*command), "own.csv: row 62 (id 'abs-2102.00001v1') has an empty summary",
-                   "2 bad rows", "--max_bad_rows 2")
+    assert_mistake(run_script(*command), "own.csv: row 62 (id 'abs-2102.00001v1') has an empty "
+                   "summary", "2 bad rows", "--max_bad_rows 2")
     assert not (tmp_path / "reports").exists()
-    done = run(*command, "--max_bad_rows", "2")
+    done = run_script(*command, "--max_bad_rows", "2")
     assert done.returncode == 0 and "left out (bad row: 2)" in done.stdout
     with open(tmp_path / "reports" / "rejects.csv", newline="") as file:
         rows = [(row["row"], row["id"], row["reason"]) for row in csv.DictReader(file)]

@@ -7,7 +7,7 @@ from sklearn.metrics import (
     accuracy_score, f1_score, matthews_corrcoef, precision_recall_fscore_support,
 )
 
-from nej.intervals import Bootstrap, beyond_noise, interval, scores
+from nej.judging.intervals import Bootstrap, beyond_noise, interval, scores
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_every_figure_is_of_the_same_resamples(judged):
 def test_resamples_do_not_depend_on_how_many_are_drawn_at_once(judged, monkeypatch):
     labels, predicted = judged
     whole = Bootstrap(600, resamples=50).confusion(labels, predicted, 4)
-    monkeypatch.setattr("nej.intervals.DRAWS_AT_ONCE", 600 * 7)
+    monkeypatch.setattr("nej.judging.intervals.DRAWS_AT_ONCE", 600 * 7)
     assert (Bootstrap(600, resamples=50).confusion(labels, predicted, 4) == whole).all()
 
 

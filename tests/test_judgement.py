@@ -7,7 +7,7 @@ from sklearn.metrics import (
     top_k_accuracy_score,
 )
 
-from nej.judgement import COMPARED, CURVE_POINTS, judge, lead, precision_recall, verdict
+from nej.judging.judgement import COMPARED, CURVE_POINTS, judge, lead, precision_recall, verdict
 from nej.metrics import Predictions
 
 NAMES = ["a", "b", "c", "d"]

@@ -6,7 +6,7 @@ from datetime import date
 import pytest
 
 from nej import InputError
-from nej.labelled import read_labelled
+from nej.judging.labelled import read_labelled
 from nej.model import load_classifier, load_tokenizer
 from nej.prediction import Classifier
 

@@ -10,7 +10,7 @@ import pytest
 from nej import InputError
 from nej.dataset import load_dataset
 from nej.files import checksum
-from nej.lineage import lineage, papers_seen
+from nej.judging.lineage import lineage, papers_seen
 from nej.model import load_tokenizer
 from nej.splits import positions
 

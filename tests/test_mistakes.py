@@ -15,11 +15,11 @@ import torch
 from transformers import DistilBertForSequenceClassification
 
 from nej.fields import arxiv_link
-from nej.metrics import Predictions
-from nej.mistakes import (
+from nej.judging.mistakes import (
     LabelIssue, LabelIssues, confident_mistakes, explain, label_issues, mistakes,
     write_label_issues,
 )
+from nej.metrics import Predictions
 from nej.model import load_tokenizer
 from nej.prediction import Classifier
 

@@ -9,13 +9,14 @@ import pytest
 
 from nej import InputError
 from nej.files import write_json
-from nej.model_in_use import ModelInUse, ServedModel, category_names
+from nej.judging.promotion import _point
+from nej.predicting.backends import backend_name
 from nej.prediction import Classifier, keep_in_bf16
-from nej.promotion import _point
-from nej.schemas import Paper
-from nej.service import Service
-from nej.serving import Settings
-from nej.signals import Signals
+from nej.web.model_in_use import ModelInUse, ServedModel, category_names
+from nej.web.schemas import Paper
+from nej.web.service import Service
+from nej.web.serving import Settings
+from nej.web.signals import Signals
 from scripts.make_sample import generate
 
 PAPERS = [Paper(title=paper["title"], summary=paper["summary"]) for paper in generate(8, 11)]
@@ -33,7 +34,7 @@ def models(make_served, tmp_path_factory):
 @pytest.fixture
 def production(models, tmp_path, monkeypatch):
     """Return a link to the old model, looked at twenty times a second."""
-    monkeypatch.setattr("nej.model_in_use.WATCH_SECONDS", 0.05)
+    monkeypatch.setattr("nej.web.model_in_use.WATCH_SECONDS", 0.05)
     link = tmp_path / "production"
     link.symlink_to(models / "old")
     return link
@@ -117,6 +118,13 @@ def test_a_link_to_nothing_is_waited_for(models, production):
         watching.cancel()
     asyncio.run(asyncio.wait_for(replace(), 30))
     assert model.current.threshold is None
+
+
+def test_a_back_end_that_is_asked_for_must_be_there(make_served, tmp_path):
+    folder = make_served(tmp_path / "model")
+    assert backend_name(ServedModel.load(folder, None, "torch").classifier) == "torch"
+    with pytest.raises(InputError, match="make export"):
+        ServedModel.load(folder, None, "openvino")
 
 
 def test_weights_that_need_pickle_are_not_looked_at(make_served, tmp_path):

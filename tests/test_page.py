@@ -8,8 +8,8 @@ import threading
 import pytest
 import uvicorn
 
-from nej.api import create_app
-from nej.serving import Settings
+from nej.web.api import create_app
+from nej.web.serving import Settings
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which(
     "google-chrome")

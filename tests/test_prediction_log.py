@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nej import InputError
-from nej.prediction_log import FILES, PredictionLog, summarize
+from nej.predicting.prediction_log import FILES, PredictionLog, summarize
 
 
 def lines(folder) -> list[dict]:
@@ -74,7 +74,7 @@ def test_a_full_disk_is_counted_and_told_once(tmp_path, monkeypatch, caplog):
 
 
 def test_a_disk_that_hangs_holds_nobody_up(tmp_path, monkeypatch):
-    monkeypatch.setattr("nej.prediction_log.MOST_PENDING", 3)
+    monkeypatch.setattr("nej.predicting.prediction_log.MOST_PENDING", 3)
     lost, go = [], threading.Event()
     log = PredictionLog(tmp_path / "log.jsonl", size_bytes=1 << 20, lost=lost.append)
     monkeypatch.setattr(log, "_append", lambda lines: go.wait(10))

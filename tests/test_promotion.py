@@ -4,16 +4,16 @@ import importlib
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from nej import InputError, promotion
+from nej import InputError
+from nej.judging import promotion
+from nej.judging.promotion import promote
 from nej.prediction import Classifier
-from nej.promotion import promote
 
 ROOT = Path(__file__).resolve().parent.parent
 LABELS = np.arange(400) % 4
@@ -33,8 +33,7 @@ def guesses(right: int, of_class: int | None = None) -> list[int]:
 def findings(monkeypatch):
     """Return the list of what the behaviour tests find, to which a test may add."""
     found = [SimpleNamespace(name="batches", passed=True, detail="the same")]
-    monkeypatch.setitem(sys.modules, "nej.behaviour", SimpleNamespace(check=lambda model: found))
-    monkeypatch.setattr("nej.behaviour", sys.modules["nej.behaviour"], raising=False)
+    monkeypatch.setattr("nej.judging.behaviour.check", lambda model: found)
     monkeypatch.setattr(Classifier, "load", lambda folder: folder)
     return found
 

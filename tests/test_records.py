@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nej import InputError
-from nej.records import PIPE, open_records
+from nej.data.records import PIPE, open_records
 
 
 def read(path, needed=("summary",)):

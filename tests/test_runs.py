@@ -3,7 +3,6 @@
 import csv
 import json
 import subprocess
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -11,8 +10,9 @@ import pytest
 
 from nej import InputError
 from nej.config import Config
+from nej.experiments.runs import COLUMNS, Run, compare_runs, differences, list_runs
 from nej.files import write_json
-from nej.runs import COLUMNS, Run, compare_runs, differences, list_runs
+from tests.forked import run_script
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -99,8 +99,7 @@ def test_two_runs_side_by_side(models):
 
 def test_the_script_lists_writes_and_draws(models, tmp_path):
     def run(*arguments: str) -> subprocess.CompletedProcess:
-        return subprocess.run([sys.executable, str(ROOT / "scripts" / "runs.py"), *arguments],
-                              cwd=tmp_path, capture_output=True, text=True)
+        return run_script("runs.py", *arguments, cwd=tmp_path)
     done = run("--csv", "runs.csv", "--sort", "macro_f1")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[1].startswith("second")

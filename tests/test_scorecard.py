@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from nej.comparison import compare
-from nej.lineage import own_dataset
+from nej.judging.comparison import compare
+from nej.judging.lineage import own_dataset
+from nej.judging.scorecard import markdown, measure_speed, size, text
 from nej.manifest import origin, write_manifest
-from nej.scorecard import markdown, measure_speed, size, text
 from nej.training import train
 
 

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.forked import run_script
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def run(script: str, *arguments, launcher=(sys.executable,), **kwargs):
-    """Run a script as a user does and return what came of it."""
+    """Run a script as a user does, from the start of Python, and return what came of it."""
     return subprocess.run([*launcher, str(ROOT / "scripts" / script), *map(str, arguments)],
                           capture_output=True, text=True, **kwargs)
 
@@ -47,7 +49,7 @@ def test_training_and_judging_from_another_folder(config_file, tmp_path):
     config = json.loads((tmp_path / "model" / "training_config.json").read_text())
     assert config["learning_rate"] == 2e-3
     table = done.stdout.split("trained")[0]
-    judged = run("evaluate.py", tmp_path / "model")
+    judged = run_script("evaluate.py", tmp_path / "model")
     assert judged.returncode == 0 and table[table.index("On "):] in judged.stdout
 
 
@@ -61,22 +63,24 @@ def test_training_and_judging_from_another_folder(config_file, tmp_path):
 ])
 def test_a_mistake_in_training_ends_with_a_sentence(config_file, tmp_path, arguments, parts):
     before = sorted(tmp_path.rglob("*"))
-    assert_mistake(run("train.py", "--config", config_file, *arguments), *parts)
+    assert_mistake(run_script("train.py", "--config", config_file, *arguments), *parts)
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_mistakes_of_the_other_commands(tmp_path):
-    assert_mistake(run("train.py", "--config", "configs/bsae.json", cwd=ROOT),
+    assert_mistake(run_script("train.py", "--config", "configs/bsae.json", cwd=ROOT),
                    "no file configs/bsae.json", "configs/base.json")
-    assert_mistake(run("evaluate.py", tmp_path), "not a finished model directory")
-    assert_mistake(run("get_data.py", tmp_path / "no.zip"), "nothing at")
-    assert_mistake(run("make_starter.py", "--source", tmp_path, "--output", tmp_path / "s"),
+    assert_mistake(run_script("evaluate.py", tmp_path), "not a finished model directory")
+    assert_mistake(run_script("get_data.py", tmp_path / "no.zip"), "nothing at")
+    assert_mistake(run_script("make_starter.py", "--source", tmp_path, "--output", tmp_path / "s"),
                    "has no model.safetensors")
-    assert_mistake(run("add_papers.py"), "name files to add")
-    assert_mistake(run("add_papers.py", "--from-arxiv", "cat:cs.LG"), "belong together")
-    assert_mistake(run("add_papers.py", "x.jsonl", "--to", tmp_path / "none.csv"), "no file")
-    assert_mistake(run("review.py", "data", "nowhere"), "'nowhere', which is no git revision")
-    assert_mistake(run("data_diff.py", tmp_path / "a", tmp_path / "b", cwd=tmp_path), "is no file")
+    assert_mistake(run_script("add_papers.py"), "name files to add")
+    assert_mistake(run_script("add_papers.py", "--from-arxiv", "cat:cs.LG"), "belong together")
+    assert_mistake(run_script("add_papers.py", "x.jsonl", "--to", tmp_path / "none.csv"), "no file")
+    assert_mistake(run_script("review.py", "data", "nowhere"),
+                   "'nowhere', which is no git revision")
+    assert_mistake(run_script("data_diff.py", tmp_path / "a", tmp_path / "b", cwd=tmp_path),
+                   "is no file")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -18,9 +18,9 @@ from optuna.trial import TrialState
 
 from nej import InputError
 from nej.config import load_config
-from nej.search import Search, search
-from nej.sweep import load_sweep
-from nej.sweep_report import write_report
+from nej.experiments.search import Search, search
+from nej.experiments.sweep import load_sweep
+from nej.experiments.sweep_report import write_report
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = Path(__file__).parent / "trial_program" / "train.py"
@@ -30,7 +30,7 @@ PROGRAM = Path(__file__).parent / "trial_program" / "train.py"
 def make_sweep(tmp_path, monkeypatch):
     """Return a function that writes a sweep of cheap trials and loads it."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("nej.trial.POLL_SECONDS", 0.02)
+    monkeypatch.setattr("nej.experiments.trial.POLL_SECONDS", 0.02)
     (tmp_path / "base.json").write_text('{"top_k": 3, "report_to": "none"}')
 
     def make(overrides=(), **changes):

@@ -18,8 +18,8 @@ import pytest
 from uvicorn.config import STARTUP_FAILURE
 
 from nej import InputError
-from nej.promotion import _point
-from nej.serving import SETTINGS, Settings, create, serve
+from nej.judging.promotion import _point
+from nej.web.serving import SETTINGS, Settings, _bound, create, serve
 
 ROOT = Path(__file__).resolve().parent.parent
 PAPER = {"title": "Mirrors", "summary": "We propose a robot that sees its image in a mirror."}
@@ -66,6 +66,11 @@ class Server:
             return answer.status, answer.read().decode()
         finally:
             connection.close()
+
+
+def test_an_answer_does_not_wait_for_the_client_to_confirm_its_first_part():
+    with _bound(Settings(Path("model"), port=0)) as listener:
+        assert listener.proto == socket.IPPROTO_TCP  # what asyncio looks at for TCP_NODELAY
 
 
 @pytest.fixture

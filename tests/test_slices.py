@@ -4,8 +4,8 @@ from datetime import date
 
 import numpy as np
 
+from nej.judging.slices import slices
 from nej.metrics import Predictions
-from nej.slices import slices
 
 
 def cut(**columns) -> dict[str, dict]:

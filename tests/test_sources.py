@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from nej import InputError
+from nej.data.sources import Pin, fetch_csv
 from nej.files import checksum
-from nej.sources import Pin, fetch_csv
 
 
 def pack(path, members: dict[str, bytes]):
@@ -142,7 +142,7 @@ def test_bad_source_leaves_everything_as_it_was(papers_csv, tmp_path, make, mess
 
 
 def test_a_zip_that_would_unpack_to_far_more_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("nej.sources.BOMB_BYTES", 1 << 20)
+    monkeypatch.setattr("nej.data.sources.BOMB_BYTES", 1 << 20)
     source = pack(tmp_path / "bomb.zip", {"a.csv": b"0" * (4 << 20)})
     with pytest.raises(InputError, match="would unpack to 4,194,304 bytes, over 100 times"):
         fetch_csv(tmp_path / "arxiv.csv", source)

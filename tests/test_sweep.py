@@ -7,8 +7,8 @@ import yaml
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from nej import InputError
-from nej.search_space import distribution_of
-from nej.sweep import Hyperband, load_sweep
+from nej.experiments.search_space import distribution_of
+from nej.experiments.sweep import Hyperband, load_sweep
 
 ROOT = Path(__file__).resolve().parent.parent
 

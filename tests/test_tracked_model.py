@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nej.tracked_model import MOST_ROWS, confusion, misclassified, per_class, summary
+from nej.experiments.tracked_model import MOST_ROWS, confusion, misclassified, per_class, summary
 
 
 def test_of_many_classes_the_confusion_matrix_has_what_happened_most():

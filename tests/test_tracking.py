@@ -14,9 +14,9 @@ import wandb
 from transformers import TrainerCallback
 from wandb.cli import beta_sync
 
-from nej.evaluation import evaluate
+from nej.experiments.tracking import Tracker
+from nej.judging.evaluation import evaluate
 from nej.manifest import origin, write_manifest
-from nej.tracking import Tracker
 from nej.training import train
 from tests.wandb_file import read_offline
 from tests.wandb_server import KEY, WandbServer

@@ -18,8 +18,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trai
 
 from nej import InputError, device
 from nej.checkpoints import newest_intact
-from nej.evaluation import evaluate, write_card
 from nej.files import checksum
+from nej.judging.evaluation import evaluate, write_card
 from nej.manifest import origin, write_manifest
 from nej.training import PaperTrainer, train
 

@@ -3,7 +3,7 @@
 import pytest
 
 from nej.model import load_tokenizer
-from nej.unknown_words import UnknownWords
+from nej.predicting.unknown_words import UnknownWords
 
 
 @pytest.fixture(scope="module")

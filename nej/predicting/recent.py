@@ -1,0 +1,104 @@
+"""Recent papers, from a log of predictions or from a file, as drift compares them."""
+
+import json
+import logging
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nej import InputError
+from nej.data.records import open_records
+from nej.predicting.backends import TORCH, load_backend
+from nej.predicting.drift import Signals, signals
+from nej.predicting.unknown_words import UnknownWords
+from nej.predicting.windows import cut
+
+MOST_PAPERS = 2000  # of a file, drawn with a seed; more do not tell more
+
+logger = logging.getLogger(__name__)
+
+
+def recent_signals(model_dir: Path, source: Path, *, days: float | None = None) -> Signals:
+    """Return the signals of a log of predictions, or of a CSV, JSON Lines or Parquet file.
+
+    Args:
+        days: of a log, only what was predicted in the last so many days.
+
+    Raises:
+        InputError: no such file, nothing in it of this model, or days of a file of papers.
+    """
+    if _is_log(source):
+        return _of_log(model_dir, source, days)
+    if days is not None:
+        raise InputError(f"--days is for a log of predictions, and {source} is none")
+    return _of_papers(model_dir, source)
+
+
+def _is_log(source: Path) -> bool:
+    try:
+        with open(source, encoding="utf-8", errors="replace") as file:
+            first = json.loads(file.readline(1 << 20))
+    except (OSError, ValueError):
+        return False
+    return isinstance(first, dict) and {"version", "unknown_words", "embedding"} <= set(first)
+
+
+def _of_log(model_dir: Path, source: Path, days: float | None) -> Signals:
+    version = json.loads((model_dir / "manifest.json").read_text("utf-8"))["weights_sha256"][:12]
+    since = datetime.now(UTC) - timedelta(days=days) if days is not None else None
+    rows: list[dict[str, Any]] = []
+    left_out = {"of another model": 0, "older": 0, "not whole": 0}
+    for file in [source, *sorted(source.parent.glob(f"{source.name}.[0-9]*"))]:
+        with open(file, encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                try:
+                    row = json.loads(line)
+                    reason = ("of another model" if row["version"] != version else
+                              "older" if since and datetime.fromisoformat(row["time"]) < since
+                              else None)
+                    row = {name: row[name] for name in (
+                        "tokens", "unknown_words", "probability", "category", "embedding")}
+                except (ValueError, KeyError, TypeError):  # the service is just writing it
+                    reason = "not whole"
+                if reason:
+                    left_out[reason] += 1
+                else:
+                    rows.append(row)
+    logger.info("%s: %d predictions%s", source, len(rows), "".join(
+        f"; left out, {reason}: {count}" for reason, count in left_out.items() if count))
+    if not rows:
+        raise InputError(f"{source}: no prediction of {model_dir} (version {version})"
+                         f"{f' in the last {days:g} days' if since else ''}; name the model that "
+                         "is served, or another log")
+    tokens, unknown_words, probability, embeddings = (
+        np.array([row[name] for row in rows])
+        for name in ("tokens", "unknown_words", "probability", "embedding"))
+    return Signals(tokens, unknown_words, probability, [row["category"] for row in rows],
+                   embeddings)
+
+
+def _of_papers(model_dir: Path, source: Path) -> Signals:
+    backend = load_backend(model_dir, TORCH)  # which the reference was made with
+    draw = np.random.default_rng(backend.config.seed)
+    chosen: list[tuple[str, str, str]] = []
+    seen = bad = 0
+    with open_records(source, needed=["summary"]) as records:
+        for window in cut(records):
+            bad += len(window.faults)
+            for place, paper in enumerate(window.papers):
+                if place in window.faults:
+                    continue
+                seen += 1
+                if seen <= MOST_PAPERS:
+                    chosen.append(paper)
+                elif (at := draw.integers(seen)) < MOST_PAPERS:  # Vitter's algorithm R
+                    chosen[at] = paper
+    logger.info("%s: %d papers%s%s", source, seen,
+                f", of them {MOST_PAPERS} by chance" if seen > MOST_PAPERS else "",
+                f"; left out: {bad} that cannot be read" if bad else "")
+    papers = backend.read([summary for *_, summary in chosen], [title for _, title, _ in chosen])
+    return signals(papers, backend.run(papers), names=backend.names,
+                   temperature=backend.temperature,
+                   unknown_words=UnknownWords(backend.tokenizer))

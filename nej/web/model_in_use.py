@@ -1,0 +1,124 @@
+"""The model that answers: loaded and checked, and replaced by another while it works."""
+
+import asyncio
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nej import InputError
+from nej.files import checksum
+from nej.predicting.backends import load_backend
+from nej.predicting.unknown_words import UnknownWords
+from nej.prediction import Backend, category_names
+from nej.web.signals import Signals
+
+WATCH_SECONDS = 2.0
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model directory, ready to answer."""
+
+    classifier: Backend
+    unknown_words: UnknownWords
+    name: str
+    version: str  # the first 12 digits of the weights' sha256
+    threshold: float | None  # under this probability it abstains
+    manifest: dict[str, Any]
+    metrics: dict[str, Any]
+    card: str  # Markdown
+
+    @classmethod
+    def load(cls, model_dir: Path, wanted_accuracy: float | None, backend: str | None = None
+             ) -> "ServedModel":
+        """Load a model and let it answer once.
+
+        Args:
+            wanted_accuracy: abstain where answers would be right less often than this, by the
+                thresholds in calibration.json; None never abstains.
+            backend: see load_backend.
+
+        Raises:
+            InputError: no finished model, weights that are not those of its manifest, or not the
+                back end that is asked for.
+        """
+        model_dir = model_dir.resolve()  # a link may be moved meanwhile
+        if not (model_dir / "model.safetensors").exists():  # nothing that needs pickle is tried
+            raise InputError(f"{model_dir} is not a finished model directory: no model.safetensors "
+                             "in it; train one with scripts/train.py, or name another")
+        classifier = load_backend(model_dir, backend)
+        manifest = json.loads((model_dir / "manifest.json").read_text("utf-8"))
+        found = checksum(model_dir / "model.safetensors")
+        if found != manifest["weights_sha256"]:
+            raise InputError(f"{model_dir}: its weights (sha256 {found[:12]}) are not those of its "
+                             f"manifest ({manifest['weights_sha256'][:12]}); copy it again, or "
+                             "train it again")
+        classifier.run(classifier.read(["Whether all is well."]))
+        threshold = classifier.threshold(wanted_accuracy) if wanted_accuracy else None
+        return cls(classifier=classifier, unknown_words=UnknownWords(classifier.tokenizer),
+                   name=model_dir.name, version=found[:12],
+                   threshold=threshold, manifest=manifest,
+                   metrics=json.loads((model_dir / "metrics.json").read_text("utf-8")),
+                   card=(model_dir / "README.md").read_text("utf-8"))
+
+    def name_of(self, code: str) -> str:
+        """Return the name of a class, itself if arXiv has no such category."""
+        return category_names().get(code, code)
+
+
+class ModelInUse:
+    """What lies at a place, a model directory or a link to one, and what comes there later."""
+
+    def __init__(self, place: Path, *, wanted_accuracy: float | None, signals: Signals,
+                 backend: str | None = None):
+        """Load what is there; raises what ServedModel.load does."""
+        self.place, self.signals = place, signals
+        self._how = wanted_accuracy, backend
+        self._one_at_a_time = asyncio.Lock()
+        self._seen = self._mark()
+        self.current = ServedModel.load(place, *self._how)
+        self._use(self.current)
+
+    async def reload(self) -> bool:
+        """Load what is at the place now and let it answer the requests from then on.
+
+        What cannot be loaded is logged, and the model that was there goes on.
+        """
+        async with self._one_at_a_time:
+            self._seen = self._mark() or self._seen
+            try:
+                loaded = await asyncio.to_thread(ServedModel.load, self.place, *self._how)
+            except Exception as error:
+                logger.error("%s cannot be taken into use, and %s, version %s, goes on: %s",
+                             self.place, self.current.name, self.current.version, error)
+                self.signals.loads.labels("refused").inc()
+                return False
+            self._use(loaded)
+            return True
+
+    async def watch(self) -> None:
+        """Reload for ever when something else is at the place."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            if self._mark() not in (None, self._seen):
+                await self.reload()
+
+    def _use(self, loaded: ServedModel) -> None:
+        self.signals.model.labels(self.current.name, self.current.version).set(0)
+        self.signals.model.labels(loaded.name, loaded.version).set(1)
+        self.signals.loads.labels("used").inc()
+        self.current = loaded
+        logger.info("%s answers, version %s", loaded.name, loaded.version)
+
+    def _mark(self) -> tuple | None:
+        """Return what tells one model at the place from the next, None if there is none."""
+        try:
+            folder = self.place.resolve(strict=True)
+            there = (folder / "manifest.json").stat()
+        except OSError:  # it is being replaced in this moment
+            return None
+        return folder, there.st_ino, there.st_mtime_ns
