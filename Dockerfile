@@ -49,10 +49,14 @@ COPY requirements_api.txt ./
 RUN python -m venv /opt/venv && \
     pip install --no-compile ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} \
         --requirement requirements_api.txt
-# a fifth of it only serves to build, test and install packages, or Arrow's other services
+# a fourth of it only serves to build, test and install packages, other devices and formats than the
+# CPU's and ONNX's, or Arrow's other services
 WORKDIR /opt/venv/lib/python3.11/site-packages
 RUN find torch/bin -type f ! -name torch_shm_manager -delete && \
-    rm -rf torch/include torch/test pyarrow/include pyarrow/*flight* pip pip-* && \
+    rm -rf torch/include torch/test pyarrow/include pyarrow/*flight* pyarrow/*substrait* pip pip-* \
+        openvino/include openvino/libs/cache.json openvino/libs/*intel_[gn]pu* \
+        openvino/libs/*tensorflow* openvino/libs/*pytorch* openvino/libs/*paddle* \
+        openvino/libs/*jax* openvino/libs/*gguf* && \
     find . -type d \( -name tests -o -name __pycache__ \) -prune -exec rm -rf {} +
 
 

@@ -45,6 +45,10 @@ def _run(*command: str) -> None:
         raise Exit(code=process.returncode)
 
 
+def _pytest(*arguments: str) -> None:
+    _run("python", "-m", "pytest", "--numprocesses", "auto", "--dist", "worksteal", *arguments)
+
+
 @task
 def help(context):
     """List all commands."""
@@ -284,5 +288,11 @@ def types(context):
 
 @task
 def test(context, args=ARGS):
-    """Run the tests, on all cores."""
-    _run("python", "-m", "pytest", "--numprocesses", "auto", "--dist", "worksteal", *split(args))
+    """Run the tests of the library, on all cores; ARGS chooses others."""
+    _pytest(*(split(args) or ("-m", "not system")))
+
+
+@task
+def test_system(context):
+    """Run the tests of whole commands: kills, hosts, agents, DVC, servers."""
+    _pytest("-m", "system")

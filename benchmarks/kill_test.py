@@ -21,7 +21,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def make_project(folder: Path, steps: int, *, max_length: int = 64, **sizes: int) -> Path:
@@ -103,6 +102,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, help="optimizer steps (30 for each kill)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     from nej.files import checksum
     draw = random.Random(options.seed)
     began = time.monotonic()

@@ -22,6 +22,7 @@ from nej.files import checksum, explained_writes, replacing
 from nej.papers import CleanPapers, clean
 from nej.rows import require
 from nej.splits import SPLITS, assign, assign_by_date
+from nej.text import tokenize
 
 logger = logging.getLogger(__name__)
 
@@ -240,28 +241,6 @@ def choose_categories(papers: CleanPapers, config: Config) -> list[str]:
             f"{config.data_path}: {len(names)} categories are left, and a classifier needs 2; "
             "change categories, min_papers or top_k, or gather the others")
     return names
-
-
-def texts(papers: pa.RecordBatch | pa.Table, text_fields: str) -> pa.Array:
-    """Return what the model reads of each paper: `text_fields` as in Config."""
-    if text_fields == "summary":
-        return papers["summary"]
-    titles = pc.if_else(pc.equal(papers["title"], ""), None, papers["title"])
-    return pc.binary_join_element_wise(titles, papers["summary"], ". ", null_handling="skip")
-
-
-def tokenize(batch: dict[str, list], *, tokenizer: PreTrainedTokenizerBase, text_fields: str,
-             max_length: int) -> dict[str, list]:
-    """Return text, input_ids, length (tokens after truncation) and truncated for some papers."""
-    table = pa.table({field: batch[field] for field in ("title", "summary")})
-    read = texts(table, text_fields).to_pylist()
-    encoded = tokenizer(read, truncation=True, max_length=max_length,
-                        return_attention_mask=False, return_token_type_ids=False)
-    return {
-        "text": read, "input_ids": encoded["input_ids"],
-        "length": [len(ids) for ids in encoded["input_ids"]],
-        "truncated": [bool(encoding.overflowing) for encoding in encoded.encodings],
-    }
 
 
 def _limit_training(split: np.ndarray, where: np.ndarray, most: int) -> np.ndarray:

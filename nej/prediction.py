@@ -19,12 +19,12 @@ from transformers import DistilBertForSequenceClassification, PreTrainedTokenize
 from nej import InputError
 from nej.batching import collate, fill
 from nej.config import Config, load_config
-from nej.dataset import tokenize
 from nej.device import use_bf16
 from nej.fields import collapse_spaces
 from nej.files import CONFIG_FILE
 from nej.model import load_classifier, load_tokenizer
 from nej.packing import pack, packed_first_tokens
+from nej.text import tokenize
 
 BATCH_PAPERS = 32
 BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}  # a CPU's cache is small, a GPU wants much at a time

@@ -15,8 +15,8 @@ from _run import Parser, run
 COLUMNS = (
     ("Versions of the data", ("sources", "feed", "additions", "difference", "gate")),
     ("From papers to a model", (
-        "CSV of papers", "rows", "duplicates", "papers", "splits", "dataset", "batching", "packing",
-        "training", "checkpoints", "Model directory")),
+        "CSV of papers", "rows", "duplicates", "papers", "splits", "text", "dataset", "batching",
+        "packing", "training", "checkpoints", "Model directory")),
     ("What hangs off the model", ("manifest", "reproduction", "evaluation", "report", "figures",
                                   "comparison", "promotion", "tracking", "sweep", "prediction",
                                   "bulk", "drift", "export", "api")),

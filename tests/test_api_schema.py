@@ -1,5 +1,6 @@
 """The service does what its OpenAPI description says, whatever is sent."""
 
+import pytest
 import schemathesis
 from schemathesis.engine import Status, events, from_schema
 
@@ -32,6 +33,7 @@ def findings(app) -> tuple[set[str], int, list[str]]:
     return tried, requests, found
 
 
+@pytest.mark.system
 def test_nothing_differs_from_the_description(served_model):
     app = create_app(Settings(model=served_model, token=TOKEN))
     tried, requests, found = findings(app)

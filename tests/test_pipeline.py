@@ -43,6 +43,18 @@ def test_a_stage_depends_on_all_the_code_that_it_runs(stage):
     assert listed == needed
 
 
+def test_the_image_of_the_service_has_the_packages_that_it_imports_and_no_more():
+    packages = set()
+    for file in imported(ROOT / "scripts" / "serve.py", set()):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            names = ([alias.name for alias in node.names] if isinstance(node, ast.Import) else
+                     [node.module] if isinstance(node, ast.ImportFrom) else [])
+            packages |= {name.partition(".")[0] for name in names}
+    packages -= {*sys.stdlib_module_names, "nej", "_run", "starlette"}  # which is FastAPI's
+    asked = (ROOT / "requirements_api.in").read_text("utf-8").splitlines()
+    assert packages == {line for line in asked if not line.startswith(("#", "-"))}
+
+
 def test_each_key_of_the_data_is_a_parameter_of_prepare():
     from nej.dataset import SETTINGS
     listed = PIPELINE["stages"]["prepare"]["params"][0]["configs/quickstart.json"]
@@ -89,6 +101,7 @@ def dvc(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.system
 def test_the_pipeline_runs_what_changed_and_nothing_else(project):
     said = dvc(project, "repro")
     for stage in PIPELINE["stages"]:
@@ -133,6 +146,7 @@ def test_the_pipeline_runs_what_changed_and_nothing_else(project):
     assert different == {"models/quickstart/manifest.json"}  # it has times in it
 
 
+@pytest.mark.system
 def test_a_model_is_made_again_from_its_manifest(project):
     """The pipeline's model first as it is, then as if its learning rate had been another."""
     model = project / "models" / "quickstart"
@@ -157,6 +171,7 @@ def test_a_model_is_made_again_from_its_manifest(project):
                           text=True).stdout.count("\n") == 1
 
 
+@pytest.mark.system
 def test_what_cannot_be_made_again_is_explained(project, tmp_path):
     model = project / "models" / "quickstart"
     manifest = json.loads((model / "manifest.json").read_text())

@@ -39,6 +39,7 @@ def config_file(make_config, tmp_path) -> Path:
     return path
 
 
+@pytest.mark.system
 def test_training_and_judging_from_another_folder(config_file, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -94,6 +95,7 @@ def test_the_help_of_each_script_is_its_docstring():
             "accelerate launch", "python")
 
 
+@pytest.mark.system
 def test_ctrl_c_leaves_a_run_that_the_same_command_ends(config_file, tmp_path):
     command = [sys.executable, str(ROOT / "scripts" / "train.py"), "--config", str(config_file),
                "--num_train_epochs", "10", "--logging_steps", "1", "--do_predict", "false"]
@@ -107,12 +109,13 @@ def test_ctrl_c_leaves_a_run_that_the_same_command_ends(config_file, tmp_path):
     assert process.returncode == 130, errors[-2000:]
     assert "the same command goes on" in errors and "Traceback" not in errors
     assert not (tmp_path / "model").exists()
-    again = subprocess.run(command, capture_output=True, text=True)
+    again = run_script("train.py", *command[2:])
     assert again.returncode == 0 and "going on from" in again.stderr
     state = json.loads((tmp_path / "model" / "trainer_state.json").read_text())
     assert state["global_step"] == state["max_steps"] == 150
 
 
+@pytest.mark.system
 def test_accelerate_launch_trains(config_file, tmp_path):
     launch = (sys.executable, "-m", "accelerate.commands.launch")
     done = run("train.py", "--config", config_file, "--do_predict", "false", "--max_steps", "2",
@@ -121,6 +124,7 @@ def test_accelerate_launch_trains(config_file, tmp_path):
     assert (tmp_path / "model" / "manifest.json").exists()
 
 
+@pytest.mark.system
 def test_the_run_ends_in_order_when_accelerate_launch_is_ended(config_file, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "accelerate.commands.launch", str(ROOT / "scripts" / "train.py"),
@@ -136,6 +140,7 @@ def test_the_run_ends_in_order_when_accelerate_launch_is_ended(config_file, tmp_
     assert list((tmp_path / "model.partial" / "checkpoints").glob("checkpoint-*"))
 
 
+@pytest.mark.system
 def test_accelerate_launch_that_starts_too_few_processes_is_stopped(config_file, tmp_path):
     launch = (sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2")
     done = run("train.py", "--config", config_file, launcher=launch)

@@ -193,6 +193,7 @@ def validated(number: int) -> bool:
     return bool(list(Path("models").glob(f"*.partial/checkpoints/checkpoint-{number}")))
 
 
+@pytest.mark.system
 def test_killed_with_its_trial_it_goes_on_and_beside_another_agent_each_trial_is_made_once(
         agent, make_sweep):
     first = agent(4, 0.4)
@@ -235,6 +236,7 @@ def test_a_signal_stops_it_in_order(agent, make_sweep):
         False, True, False]
 
 
+@pytest.mark.system
 def test_a_real_trial_takes_tokenized_data_and_the_best_settings_train(
         make_config, make_sweep, tmp_path):
     from nej.dataset import cache_folder, load_dataset

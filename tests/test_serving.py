@@ -90,6 +90,7 @@ def start():
         server.reading.join()
 
 
+@pytest.mark.system
 def test_kill_another_model_and_an_end_in_order(start, served_model, make_served, tmp_path):
     link = tmp_path / "production"
     link.symlink_to(served_model)
@@ -146,6 +147,7 @@ def test_kill_another_model_and_an_end_in_order(start, served_model, make_served
         server.ask(PAPER)
 
 
+@pytest.mark.system
 def test_one_process_ends_in_order(start, served_model):
     server = start(served_model)
     server.wait_for("Application startup complete")

@@ -144,6 +144,7 @@ def lines(caplog) -> list[str]:
     return [record.message for record in caplog.records if "W&B" in record.message]
 
 
+@pytest.mark.system
 def test_offline_all_is_on_the_disk_and_can_be_sent_later(tracked, monkeypatch, caplog):
     caplog.set_level(logging.INFO, "nej")
     for name, value in {"RUN_GROUP": "seeds", "TAGS": "paper,final", "NOTES": "more dropout",

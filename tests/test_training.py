@@ -435,6 +435,7 @@ def test_one_process_where_several_were_asked_for_is_noticed(monkeypatch, make_c
     device.check_processes()
 
 
+@pytest.mark.system
 def test_torchrun_starts_two_processes(make_config, tmp_path):
     """What they learn is in test_processes.py."""
     config = make_config()

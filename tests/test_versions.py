@@ -12,6 +12,7 @@ from nej.files import checksum
 from nej.training import train
 
 ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.system
 FIRST_MD5, FIRST_ROWS = "2251d3cbb9f62ab96c5265c0817fe1d7", 4000
 
 

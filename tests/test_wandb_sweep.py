@@ -16,6 +16,7 @@ from nej.config import load_config
 from tests.wandb_server import WandbServer
 
 ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.system
 SWEEP = ROOT / "configs" / "sweep.yaml"
 SCHEMA_WHEEL = "sweeps==0.3.0"  # W&B's, with the schema; it cannot be installed beside numpy 2
 # the agent itself, but it looks after its trial ten times as often
