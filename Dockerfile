@@ -53,7 +53,8 @@ RUN python -m venv /opt/venv && \
 # CPU's and ONNX's, or Arrow's other services
 WORKDIR /opt/venv/lib/python3.11/site-packages
 RUN find torch/bin -type f ! -name torch_shm_manager -delete && \
-    rm -rf torch/include torch/test pyarrow/include pyarrow/*flight* pyarrow/*substrait* pip pip-* \
+    rm -rf torch/include torch/test torch/testing/_internal torch/lib/*test* pip pip-* setuptools* \
+        hf_xet* pyarrow/include pyarrow/src pyarrow/*flight* pyarrow/*_s3* \
         openvino/include openvino/libs/cache.json openvino/libs/*intel_[gn]pu* \
         openvino/libs/*tensorflow* openvino/libs/*pytorch* openvino/libs/*paddle* \
         openvino/libs/*jax* openvino/libs/*gguf* && \

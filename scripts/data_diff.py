@@ -8,9 +8,8 @@ remote.
 """
 
 import argparse
-import subprocess
-import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 from _run import Parser, run
@@ -30,8 +29,8 @@ def main(arguments: list[str]) -> int:
     from nej.data.difference import compare
     from nej.files import write_json
     from nej.papers import read_papers
-    with tempfile.TemporaryDirectory() as folder:
-        tables = [read_papers(_version(name, options.path, Path(folder) / str(index)))
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        tables = [read_papers(_version(name, options.path, Path(folder) / str(index), stack))
                   for index, name in enumerate((options.old, options.new))]
         difference = compare(*tables, label_column=options.label_column)
     if options.json:
@@ -40,20 +39,16 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _version(name: str, path: Path, target: Path) -> Path:
-    """Return the file `name`, or fetch `path` as it was in the git revision `name`."""
+def _version(name: str, path: Path, folder: Path, stack: ExitStack) -> Path:
+    """Return the file `name`, or `path` as the git revision `name` pins it."""
     from nej import InputError
+    from nej.data.revisions import pull, work_tree
     if Path(name).is_file():
         return Path(name)
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", "get", "--rev", name, "--out", target, ".", path],
-        capture_output=True, text=True)
-    if done.returncode != 0:
-        reason = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines()
-                  if line.startswith("ERROR: ")] or ["no reason given"]
-        raise InputError(f"{name!r} is no file, and as a git revision it gives no {path}: "
-                         f"{reason[0][:200]}")
-    return target
+    try:
+        return pull(stack.enter_context(work_tree(name, folder)), path)
+    except InputError as error:
+        raise InputError(f"{name!r} is no file, and as a git revision: {error}") from None
 
 
 if __name__ == "__main__":

@@ -12,8 +12,6 @@ import argparse
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from _run import Parser, run
@@ -49,11 +47,8 @@ def _review_data(base: str, _: Path) -> tuple[str, bool]:
         _output(sys.executable, "-m", "invoke", "starter")
     for path in (name.removesuffix(".dvc") for name in changed):
         config = "quickstart" if path == "data/sample.csv" else "base"
-        with _work_tree(base) as tree:
-            # what cannot be pulled is missing, and the commands below say so
-            for root in (tree, Path(".")):
-                _python("-m", "dvc", "pull", "--quiet", f"{path}.dvc", cwd=root)
-            difference = _python("scripts/data_diff.py", tree / path, path)
+        _python("-m", "dvc", "pull", "--quiet", f"{path}.dvc")  # if it cannot, they say so below
+        difference = _python("scripts/data_diff.py", base, path, "--path", path)
         check = _python("scripts/prepare.py", "--config", f"configs/{config}.json", "--check_only",
                         "--data_path", path)
         good = good and check.returncode == difference.returncode == 0
@@ -63,7 +58,8 @@ def _review_data(base: str, _: Path) -> tuple[str, bool]:
 
 
 def _review_model(base: str, output: Path) -> tuple[str, bool]:
-    with _work_tree(base) as tree:
+    from nej.data.revisions import work_tree
+    with tempfile.TemporaryDirectory() as folder, work_tree(base, Path(folder) / "base") as tree:
         for root in (tree, Path(".")):
             _output(sys.executable, "-m", "invoke", "sample", "starter", cwd=root)
             _output(sys.executable, *TRAIN, cwd=root)
@@ -74,19 +70,8 @@ def _review_model(base: str, output: Path) -> tuple[str, bool]:
     return output.read_text("utf-8").replace(str(tree), base), done.returncode != 4
 
 
-@contextmanager
-def _work_tree(revision: str) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as folder:
-        tree = Path(folder) / "base"
-        _output("git", "worktree", "add", "--detach", tree, revision)
-        try:
-            yield tree
-        finally:
-            _output("git", "worktree", "remove", "--force", tree)
-
-
-def _python(*command: str | Path, cwd: Path = Path(".")) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, *command], cwd=cwd, capture_output=True, text=True)
+def _python(*command: str | Path) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *command], capture_output=True, text=True)
 
 
 def _output(*command: str | Path, cwd: Path = Path(".")) -> str:

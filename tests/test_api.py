@@ -8,6 +8,7 @@ import threading
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
+from uvicorn.protocols.http import h11_impl
 
 from nej.prediction import Classifier
 from nej.web.api import create_app
@@ -243,6 +244,13 @@ async def call(app, receive) -> list[dict]:
              "root_path": "", "asgi": {"version": "3.0"}}
     await asyncio.wait_for(app(scope, receive, send), 5)
     return sent
+
+
+def test_one_connection_too_many_is_refused_as_politely():
+    answer = TestClient(h11_impl.service_unavailable).get("/")  # what uvicorn calls then
+    assert answer.status_code == 503 and answer.headers["retry-after"] == "1"
+    assert answer.headers["connection"] == "close" and "come again" in answer.json()["detail"]
+    assert answer.headers["x-content-type-options"] == "nosniff"
 
 
 def test_a_client_that_goes_away_leaves_the_queue(app, client, slow):

@@ -9,13 +9,13 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nej import InputError
+from nej.data.revisions import pull, work_tree
 from nej.files import CONFIG_FILE, TRACE, checksum
 
 logger = logging.getLogger(__name__)
@@ -50,8 +50,9 @@ def reproduce(model_dir: Path) -> Reproduction:
     if not manifest["git"]:
         raise InputError(f"{model_dir}: its manifest names no commit; it was made outside git")
     with tempfile.TemporaryDirectory(prefix="nej-reproduce-") as scratch, \
-            _work_tree(manifest["git"]["commit"], Path(scratch) / "tree") as tree:
-        data = _find_data(manifest, Path(config["data_path"]), Path(scratch) / "data.csv")
+            work_tree(manifest["git"]["commit"], Path(scratch) / "tree",
+                      repository=Path(__file__).resolve().parents[2]) as tree:
+        data = _find_data(manifest, Path(config["data_path"]), tree)
         again = Path(scratch) / "model"
         command = [sys.executable]
         if manifest["processes"] > 1:
@@ -78,34 +79,16 @@ def _manifest(model_dir: Path) -> dict[str, Any]:
                          ) from None
 
 
-@contextmanager
-def _work_tree(commit: str, folder: Path) -> Iterator[Path]:
-    """Check out a commit of nej's repository into `folder` for the block."""
-    git = ["git", "-C", str(Path(__file__).resolve().parents[2])]
-    done = subprocess.run([*git, "worktree", "add", "--detach", "--quiet", str(folder), commit],
-                          capture_output=True, text=True)
-    if done.returncode:
-        raise InputError(f"commit {commit} cannot be checked out "
-                         f"({(done.stderr.strip().splitlines() or ['no reason given'])[-1]}); "
-                         "fetch it: git fetch --unshallow, or git fetch origin COMMIT")
-    try:
-        yield folder
-    finally:
-        subprocess.run([*git, "worktree", "remove", "--force", str(folder)], capture_output=True)
-
-
-def _find_data(manifest: dict[str, Any], path: Path, target: Path) -> Path:
+def _find_data(manifest: dict[str, Any], path: Path, tree: Path) -> Path:
     """Return a file that has the md5 of the manifest's data."""
     md5 = manifest["data"]["md5"]
     cached = Path(".dvc", "cache", "files", "md5", md5[:2], md5[2:])
     for place in (path, cached):
         if place.is_file() and checksum(place, "md5") == md5:
             return place.resolve()
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", "get", "--rev", manifest["git"]["commit"], "--out",
-         str(target), ".", str(path)], capture_output=True, text=True)
-    if done.returncode == 0 and checksum(target, "md5") == md5:
-        return target
+    with suppress(InputError):
+        if checksum(pulled := pull(tree, path), "md5") == md5:
+            return pulled
     raise InputError(f"{path}: no file with md5 {md5} there, in DVC's cache or in a remote; go "
                      "back to that version of the data (docs/data.md)")
 

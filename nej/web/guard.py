@@ -4,7 +4,9 @@ import asyncio
 import time
 
 from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http import h11_impl
 
 from nej.web.schemas import BODY_BYTES
 from nej.web.signals import Signals
@@ -18,6 +20,16 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
+
+
+async def too_many_connections(scope: Scope, receive: Receive, send: Send) -> None:
+    """Refuse a request that comes when the process has as many connections as it may."""
+    answer = JSONResponse({"detail": "too many connections; come again in a second"}, 503,
+                          HEADERS | {"Retry-After": "1", "Connection": "close"})
+    await answer(scope, receive, send)
+
+
+h11_impl.service_unavailable = too_many_connections  # uvicorn's own does not say when to come again
 
 
 class Guard:
