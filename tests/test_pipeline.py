@@ -173,13 +173,15 @@ def test_a_model_is_made_again_from_its_manifest(project):
 
 @pytest.mark.system
 def test_what_cannot_be_made_again_is_explained(project, tmp_path):
-    model = project / "models" / "quickstart"
-    manifest = json.loads((model / "manifest.json").read_text())
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=project, capture_output=True,
+                            text=True, check=True).stdout.strip()
+    manifest = {"git": {"commit": commit, "dirty": False}, "data": {"md5": "1" * 32}}
     copy = tmp_path / "copy"
-    shutil.copytree(model, copy)
+    copy.mkdir()
+    (copy / "training_config.json").write_text('{"data_path": "data/sample.csv"}')
     for change, parts in (({"git": None}, "names no commit"),
                           ({"git": {"commit": "0" * 40, "dirty": False}}, "cannot be checked out"),
-                          ({"data": manifest["data"] | {"md5": "0" * 32}}, "no file with md5 000")):
+                          ({}, "no file with md5 111")):
         (copy / "manifest.json").write_text(json.dumps(manifest | change))
         done = subprocess.run([sys.executable, "scripts/reproduce.py", str(copy)], cwd=project,
                               capture_output=True, text=True)

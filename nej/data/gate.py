@@ -12,12 +12,13 @@ from transformers import PreTrainedTokenizerBase
 
 from nej.config import Config
 from nej.data.data_figures import draw_bars, draw_lengths, draw_years
-from nej.dataset import label_and_split, texts
+from nej.dataset import label_and_split
 from nej.fields import ARXIV_ID, KAGGLE_COLUMNS
 from nej.files import replacing, write_csv
 from nej.papers import CleanPapers
 from nej.rows import check_header
 from nej.splits import SPLITS, assign, positions
+from nej.text import texts
 
 TOKENIZED_PAPERS = 5000  # a sample of so many tells the lengths
 LENGTHS = (64, 128, 192, 256, 320, 384, 512)  # of max_length
