@@ -49,15 +49,21 @@ COPY requirements_api.txt ./
 RUN python -m venv /opt/venv && \
     pip install --no-compile ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} \
         --requirement requirements_api.txt
-# a fourth of it only serves to build, test and install packages, other devices and formats than the
-# CPU's and ONNX's, or Arrow's other services
+# a fourth of it only serves to build, test and install packages, or command lines, downloads, other
+# devices and formats than the CPU's and ONNX's
 WORKDIR /opt/venv/lib/python3.11/site-packages
-RUN find torch/bin -type f ! -name torch_shm_manager -delete && \
-    rm -rf torch/include torch/test torch/testing/_internal torch/lib/*test* pip pip-* setuptools* \
-        hf_xet* pyarrow/include pyarrow/src pyarrow/*flight* pyarrow/*_s3* \
+RUN pip uninstall --quiet --yes hf-xet markdown-it-py mdurl networkx pygments rich setuptools \
+        shellingham typer && \
+    find torch/bin -type f ! -name torch_shm_manager -delete && \
+    rm -rf torch/include torch/test torch/lib/*test* pip pip-* \
+        pyarrow/include pyarrow/includes pyarrow/src pyarrow/*.p[yx][xid] \
+        pyarrow/*flight* pyarrow/*_s3* \
         openvino/include openvino/libs/cache.json openvino/libs/*intel_[gn]pu* \
         openvino/libs/*tensorflow* openvino/libs/*pytorch* openvino/libs/*paddle* \
         openvino/libs/*jax* openvino/libs/*gguf* && \
+    for name in pyarrow/libarrow_python*.so.*.*.*; do \
+        ln --force --symbolic "$(basename "$name")" "${name%.*.*}"; done && \
+    find . -type f \( -name '*.a' -o -name '*.pyi' \) -delete && \
     find . -type d \( -name tests -o -name __pycache__ \) -prune -exec rm -rf {} +
 
 
