@@ -40,9 +40,9 @@ def memory(name: str) -> int:
 
 def run(config, *, tracked: bool) -> dict:
     """Train once; return the seconds of a step, of start and end, and the memory on the way."""
+    import wandb
     from transformers import TrainerCallback
 
-    import wandb
     from nej.experiments.tracking import Tracker
     from nej.manifest import origin
     from nej.training import train

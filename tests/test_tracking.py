@@ -10,10 +10,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import wandb
 from transformers import TrainerCallback
 from wandb.cli import beta_sync
 
-import wandb
 from nej.experiments.tracking import Tracker
 from nej.judging.evaluation import evaluate
 from nej.manifest import origin, write_manifest

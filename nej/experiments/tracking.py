@@ -101,9 +101,8 @@ class Tracker(TrainerCallback):
         logger.warning("W&B failed (%s); all else goes on%s", _reason(error), rest)
         self.run = None
         with suppress(Exception, SystemExit):
-            from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
-
             import wandb
+            from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
             if isinstance(error, (ConnectionError, HandleAbandonedError, MailboxClosedError)):
                 wandb.teardown()  # its process died, and it would complain at exit
 
