@@ -29,7 +29,8 @@ async def too_many_connections(scope: Scope, receive: Receive, send: Send) -> No
     await answer(scope, receive, send)
 
 
-h11_impl.service_unavailable = too_many_connections  # uvicorn's own does not say when to come again
+# uvicorn's own does not say when to come again
+h11_impl.service_unavailable = too_many_connections  # type: ignore[assignment]  # its types differ
 
 
 class Guard:
