@@ -1,12 +1,12 @@
 """Another revision of the repository: checked out aside, with the data that it pins."""
 
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from nej import InputError
+from nej.data.sources import dvc
 
 
 @contextmanager
@@ -36,15 +36,10 @@ def pull(tree: Path, path: Path) -> Path:
         InputError: neither has it, or nothing pins it.
     """
     if (cache := Path(".dvc/cache")).is_dir():
-        _dvc(tree, "cache", "dir", "--local", cache.resolve())
-    done = _dvc(tree, "pull", "--quiet", f"{path}.dvc")
+        dvc("cache", "dir", "--local", cache.resolve(), cwd=tree)
+    done = dvc("pull", "--quiet", f"{path}.dvc", cwd=tree)
     if done.returncode or not (tree / path).exists():
         said = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines()
                 if line.startswith("ERROR: ")] or ["no reason given"]
         raise InputError(f"that revision gives no {path}: {said[0][:200]}")
     return tree / path
-
-
-def _dvc(tree: Path, *arguments: str | Path) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=tree, capture_output=True,
-                          text=True)

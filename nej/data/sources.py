@@ -147,18 +147,20 @@ def _only_csv(names: list[str], source: Path) -> str:
     return found[0]
 
 
-def _dvc(*arguments: str | Path) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "dvc", *arguments], capture_output=True, text=True)
+def dvc(*arguments: str | Path, cwd: Path = Path(".")) -> subprocess.CompletedProcess:
+    """Run DVC in a folder of a repository; return its exit code and what it wrote."""
+    return subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=cwd, capture_output=True,
+                          text=True)
 
 
 def _pull(dvc_file: Path) -> bool:
     """Return whether DVC's cache or remote had the file, which then is in place."""
-    return _dvc("pull", "--quiet", dvc_file).returncode == 0
+    return dvc("pull", "--quiet", dvc_file).returncode == 0
 
 
 def pin_version(target: Path, kaggle_version: int | None = None) -> None:
     """Pin the file that is in place and put it into DVC's cache, from where `dvc push` takes it."""
-    done = _dvc("add", "--quiet", target)
+    done = dvc("add", "--quiet", target)
     if done.returncode != 0:
         raise InputError(f"{target} is in place, but `dvc add {target}` failed "
                          f"({(done.stderr.strip().splitlines() or ['no reason given'])[-1]})")
