@@ -8,11 +8,11 @@ import math
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
@@ -22,9 +22,8 @@ from transformers import AutoConfig, PreTrainedModel
 from nej import InputError
 from nej.config import Config
 from nej.files import (
-    CONFIG_FILE, checksum, explained_writes, flush, run_lock, write_csv, write_json,
+    CONFIG_FILE, checksum, explained_writes, flush, require, run_lock, write_csv, write_json,
 )
-from nej.rows import require
 
 logger = logging.getLogger(__name__)
 
@@ -213,10 +212,10 @@ def _problem(checkpoint: Path) -> str | None:
     return None
 
 
-def write_trace(path: Path, trace: list[tuple[float, float]]) -> None:
+def write_trace(path: Path, trace: Iterable[tuple[SupportsFloat, SupportsFloat]]) -> None:
     """Write loss and gradient norm of each step."""
     write_csv(path, ("step", "loss", "grad_norm"),
-              ((step, *values) for step, values in enumerate(trace, 1)))
+              ((step, float(loss), float(norm)) for step, (loss, norm) in enumerate(trace, 1)))
 
 
 def read_trace(path: Path) -> list[tuple[float, float]]:

@@ -102,7 +102,7 @@ class Config:
         32, "Papers per optimizer step, over all processes and devices.")
     micro_batch_tokens: int | None = _key(
         None, "Most tokens that a device takes at once, if one paper does not have more; null "
-              "means 16384 on a GPU, 4096 on a CPU.")
+              "means 65536 on a GPU, 4096 on a CPU.")
     optimizer: Literal["adamw", "muon"] = _key(
         "adamw", "'muon' trains the layers' matrices with Muon, the rest with AdamW.")
     learning_rate: float = _key(5e-5, "Peak learning rate.")
@@ -135,7 +135,8 @@ class Config:
     use_cpu: bool = _key(False, "Do not use a GPU though there is one.")
     ddp_timeout: int = _key(
         1800, "Seconds that a process waits for the others before it gives up.")
-    dataloader_num_workers: int = _key(0, "Worker processes that make batches.")
+    dataloader_num_workers: int | None = _key(
+        None, "Worker processes that make batches; null means 4 on a GPU, none on a CPU.")
     seed: int = _key(42, "Seeds the head, dropout and the order of the papers.")
     allow_changes: bool = _key(
         False, "Go on with the unfinished run in output_dir though its settings were others.")

@@ -18,9 +18,8 @@ from transformers import PreTrainedTokenizerBase
 
 from nej import InputError
 from nej.config import OTHER, Config
-from nej.files import checksum, explained_writes, replacing
+from nej.files import checksum, explained_writes, replacing, require
 from nej.papers import CleanPapers, clean
-from nej.rows import require
 from nej.splits import SPLITS, assign, assign_by_date
 from nej.text import tokenize
 

@@ -24,6 +24,16 @@ _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG,
                 errno.EPERM, errno.EEXIST, errno.ENOTDIR}
 
 
+def require(path: Path) -> Path:
+    """Return `path` if it is a file, else raise InputError with the way to get it."""
+    if not path.is_file():
+        raise InputError(f"data_path: no file {path}; `make data` gets Kaggle's file as "
+                         "data/arxiv.csv, `make sample` the sample")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"data_path: {path} may not be read; change its permissions")
+    return path
+
+
 @contextmanager
 def explained_writes(target: Path) -> Iterator[None]:
     """Turn a disk's errors inside the block, also those that torch wraps, into an InputError."""

@@ -16,8 +16,7 @@ from transformers.utils import cached_file
 
 from nej.config import Config
 from nej.device import use_bf16
-from nej.files import CONFIG_FILE, TRACE, checksum, write_json
-from nej.rows import require
+from nej.files import CONFIG_FILE, TRACE, checksum, require, write_json
 from nej.training import TrainingResult
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "safetensors",

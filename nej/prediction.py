@@ -23,7 +23,7 @@ from nej.device import use_bf16
 from nej.fields import collapse_spaces
 from nej.files import CONFIG_FILE
 from nej.model import load_classifier, load_tokenizer
-from nej.packing import pack, packed_first_tokens
+from nej.packing import can_pack, pack, packed_first_tokens
 from nej.text import tokenize
 
 BATCH_PAPERS = 32
@@ -165,9 +165,9 @@ class Classifier(Backend):
     def compute(self, papers: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
         """See Backend."""
         device = self.model.device
-        put_together: Callable[..., dict[str, torch.Tensor]] = collate
+        put_together: Callable[..., dict[str, Any]] = collate
         encode: Callable[..., torch.Tensor] = padded_first_tokens
-        if device.type == "cpu":
+        if can_pack(device.type, self.bf16):
             put_together, encode = pack, packed_first_tokens
         batch = put_together([{"input_ids": ids, "label": 0} for ids in papers],
                              pad_token_id=self.tokenizer.pad_token_id)
@@ -175,7 +175,8 @@ class Classifier(Backend):
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16,
                                                     enabled=self.bf16):
             first = encode(self.model, **{
-                name: tensor.to(device) for name, tensor in batch.items()})
+                name: value.to(device) if isinstance(value, torch.Tensor) else value
+                for name, value in batch.items()})
             logits = self.model.classifier(relu(self.model.pre_classifier(first)))
         return logits.float().cpu().numpy(), first.float().cpu().numpy()
 

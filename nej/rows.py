@@ -20,20 +20,11 @@ import pyarrow.csv as pa_csv
 
 from nej import InputError
 from nej.fields import COLUMNS, KAGGLE_COLUMNS, LABELS, PUBLISHED, TEXTS, clean_batch
+from nej.files import require
 
 BLOCK_BYTES = 8 << 20  # a row must fit into a block
 PART_BYTES = 32 << 20  # the least that a process of its own is worth
 MOST_PARTS = 8
-
-
-def require(path: Path) -> Path:
-    """Return `path` if it is a file, else raise InputError with the way to get it."""
-    if not path.is_file():
-        raise InputError(f"data_path: no file {path}; `make data` gets Kaggle's file as "
-                         "data/arxiv.csv, `make sample` the sample")
-    if not os.access(path, os.R_OK):
-        raise InputError(f"data_path: {path} may not be read; change its permissions")
-    return path
 
 
 def check_header(path: Path, *, named: Path | None = None) -> list[str]:

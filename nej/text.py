@@ -21,10 +21,12 @@ def tokenize(batch: dict[str, list], *, tokenizer: PreTrainedTokenizerBase, text
     """
     table = pa.table({field: batch[field] for field in ("title", "summary")})
     read = texts(table, text_fields).to_pylist()
-    encoded = tokenizer(read, truncation=True, max_length=max_length,
-                        return_attention_mask=False, return_token_type_ids=False)
+    backend = tokenizer.backend_tokenizer  # what tokenizer(read) calls, and much that is unused
+    backend.no_padding()
+    backend.enable_truncation(max_length)
+    encoded = backend.encode_batch_fast(read)
+    input_ids = [encoding.ids for encoding in encoded]
     return {
-        "text": read, "input_ids": encoded["input_ids"],
-        "length": [len(ids) for ids in encoded["input_ids"]],
-        "truncated": [bool(encoding.overflowing) for encoding in encoded.encodings],
+        "text": read, "input_ids": input_ids, "length": [len(ids) for ids in input_ids],
+        "truncated": [bool(encoding.overflowing) for encoding in encoded],
     }

@@ -84,7 +84,7 @@ def training_flops(model: DistilBertForSequenceClassification, tokens: int, squa
 @cache
 def matmul_rate(device: str, bf16: bool) -> float:
     """Return the FLOP/s of a large matrix product on a device of this type, measured now."""
-    size = 1024 if device == "cpu" else 8192
+    size = 2048 if device == "cpu" else 8192
     kind = torch.bfloat16 if bf16 else torch.float32
     a, b = (torch.ones(size, size, device=device, dtype=kind) for _ in range(2))
 

@@ -32,8 +32,7 @@ def main(arguments: list[str]) -> int:
         parser.error("--from-arxiv and --since belong together")
     from nej.data.additions import add_papers
     from nej.data.sources import pin_version
-    from nej.files import replacing
-    from nej.rows import require
+    from nej.files import replacing, require
     fetched = []
     if options.from_arxiv:
         from nej.data.feed import fetch_feed

@@ -46,9 +46,9 @@ def main(arguments: list[str]) -> int:
         return 130
     if not PartialState().is_main_process:
         return 0
-    from nej.judging.evaluation import evaluate
     from nej.judging.figures import draw_model
     if config.do_predict:
+        from nej.judging.evaluation import evaluate
         report = evaluate(result.model_dir)
         print(f"{report.table()}\nreport: {result.model_dir}/report.html")
     pictures = draw_model(result.model_dir, Path(config.reports_dir) / "figures")

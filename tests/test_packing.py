@@ -67,6 +67,15 @@ def test_attention_has_the_right_gradient(rate):
     assert torch.autograd.gradcheck(attend, (query, key_value))
 
 
+@pytest.mark.parametrize("rate", [0.0, 0.4])
+def test_attention_of_a_layers_own_tokens_has_the_right_gradient(rate):
+    def attend(parts):
+        torch.manual_seed(5)
+        return _Attention.apply(None, parts, [4, 3], [4, 3], rate)
+    parts = torch.randn(7, 3, 2, 6, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(attend, (parts,))
+
+
 def test_attention_dropout_keeps_the_mean_and_drops_the_given_share():
     torch.manual_seed(0)
     query = torch.randn(400, 2, 4)
@@ -109,15 +118,17 @@ def test_frozen_embeddings_and_bfloat16_pass(model):
 
 def test_no_papers_are_one_that_counts_for_nothing(model):
     batch = pack([], pad_token_id=0)
-    assert {name: tensor.tolist() for name, tensor in batch.items()} == {
-        "labels": [IGNORED], "lengths": [1], "input_ids": [0]}
-    logits = packed_forward(model, batch["input_ids"], batch["lengths"]).logits
-    cross_entropy(logits, batch["labels"], reduction="sum").backward()
+    labels = batch.pop("labels")
+    assert labels.tolist() == [IGNORED] and batch["longest"] == 1
+    assert batch["lengths"].tolist() == [1] and batch["input_ids"].tolist() == [0]
+    logits = packed_forward(model, **batch).logits
+    cross_entropy(logits, labels, reduction="sum").backward()
     assert all(not p.grad.any() for p in model.parameters() if p.grad is not None)
 
 
 def test_pack_gives_whole_numbers_of_64_bits():
     batch = pack(papers_of(3, 2), pad_token_id=0)
+    assert batch.pop("longest") == 3
     assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
     assert batch["lengths"].tolist() == [3, 2] and len(batch["input_ids"]) == 5
 

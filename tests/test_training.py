@@ -261,7 +261,7 @@ def test_class_weights_smoothing_and_soft_labels_are_those_of_the_formula(make_c
     dataset = load_dataset(config, tokenizer)
     names = dataset["train"].features["label"].names
     model = load_classifier(config.model_name_or_path, labels=names)
-    trainer = PaperTrainer(config, model, tokenizer, dataset, tmp_path, packed=False)
+    trainer = PaperTrainer(config, model, dataset, tmp_path, packed=False, pad_token_id=0)
     counts = np.bincount(dataset["train"]["label"], minlength=len(names))
     assert (trainer.paper_weights.numpy() * counts).sum() == pytest.approx(counts.sum())
     logits = torch.randn(6, len(names))

@@ -14,8 +14,8 @@ from tqdm import tqdm
 from nej import InputError
 from nej.data.records import ALIASES, LONGEST, read_records
 from nej.fields import ARXIV_ID, KAGGLE_COLUMNS, is_text
-from nej.files import replacing
-from nej.rows import check_header, require
+from nej.files import replacing, require
+from nej.rows import check_header
 
 logger = logging.getLogger(__name__)
 
