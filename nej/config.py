@@ -91,7 +91,8 @@ class Config:
         None, "Leave the embeddings and so many of the first layers as they are: less time and "
               "memory per step; 0 is the embeddings alone, null trains all.")
     attn_implementation: Literal["eager", "sdpa"] | None = _key(
-        None, "How padded papers attend; null means sdpa on a GPU, and no padding at all on a CPU.")
+        None, "Pad papers, and attend so; null means no padding at all on a CPU, and on a GPU that "
+              "computes in bfloat16.")
     # training
     output_dir: str = _key(
         "models/base", "The model directory that the run makes; $NAME in it is taken from the "

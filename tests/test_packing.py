@@ -7,7 +7,7 @@ from torch.nn.functional import cross_entropy
 from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
 from nej.batching import IGNORED, collate
-from nej.packing import _Attention, pack, packed_forward, take_packed
+from nej.packing import _Attention, can_pack, pack, packed_forward, take_packed
 from nej.training import train
 
 
@@ -154,3 +154,36 @@ def test_a_run_comes_to_the_same_weights_padded_and_packed(make_config, tmp_path
         weights.append(load_file(train(config).model_dir / "model.safetensors"))
     for key, value in weights[0].items():
         assert (value - weights[1][key]).abs().max() < 1e-5, key
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_comes_near_the_exact_result_and_repeats_itself(model):
+    model = DistilBertForSequenceClassification(DistilBertConfig(
+        vocab_size=60, dim=64, n_layers=3, n_heads=4, hidden_dim=128, num_labels=5,
+        dropout=0.0, attention_dropout=0.1, seq_classif_dropout=0.0)).cuda()
+    papers = papers_of(200, 7, 64, 1, 130)
+    padded = {name: part.cuda() for name, part in collate(papers, pad_token_id=0).items()}
+    packed = {name: part.cuda() if isinstance(part, torch.Tensor) else part
+              for name, part in without_labels(papers).items()}
+    model.eval()
+    labels = padded.pop("labels")
+    exact = model(**padded).logits
+    with torch.autocast("cuda", torch.bfloat16):
+        logits = packed_forward(model, **packed).logits
+    assert (logits - exact).norm() < 0.02 * exact.norm()
+    model.train()
+    found = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        model.zero_grad()
+        with torch.autocast("cuda", torch.bfloat16):
+            logits = packed_forward(model, **packed).logits
+        cross_entropy(logits.float(), labels).backward()
+        found.append([parameter.grad.clone() for parameter in model.parameters()])
+    assert all(torch.equal(*gradients) for gradients in zip(*found))
+
+
+@pytest.mark.parametrize("device, bf16, expected", [
+    ("cpu", True, True), ("cpu", False, True), ("cuda", False, False), ("mps", True, False)])
+def test_a_cpu_packs_and_a_gpu_in_bfloat16_only(device, bf16, expected):
+    assert can_pack(device, bf16) is expected
