@@ -21,7 +21,8 @@ Real papers if data/arxiv.csv and models/starter are there, else random tokens i
 arXiv's summaries; weights are random. It measures the steps of an optimizer, without start-up,
 validation and saving. MFU is the share of the rate of a large bf16 matrix product, measured in the
 same run, that went into real tokens. Memory is the peak: the GPU's, or the process's with its
-libraries. On a GPU it runs where torch and transformers are alone.
+libraries. The ratios are those of real tokens, as a few steps of papers grouped by length are no
+fair draw of papers. On a GPU it runs where torch and transformers are alone.
 """
 
 import argparse
@@ -260,12 +261,12 @@ def table(rounds: dict[str, list[Round]], rate: float) -> str:
     lines = ["| | papers/s | lowest, highest | tokens/s | padding | MFU | peak MiB | x stock "
              "| x tuned |", "|---|--:|--:|--:|--:|--:|--:|--:|--:|"]
     for name, found in rounds.items():
-        papers = median(name, "papers")
-        ratios = [f"{papers / median(other, 'papers'):.2f}" if other in rounds else ""
+        tokens = median(name, "tokens")
+        ratios = [f"{tokens / median(other, 'tokens'):.2f}" if other in rounds else ""
                   for other in ("stock", "tuned")]
         lines.append(
-            f"| {name} | {papers:.1f} | {min(one.papers for one in found):.1f}, "
-            f"{max(one.papers for one in found):.1f} | {median(name, 'tokens'):,.0f} | "
+            f"| {name} | {median(name, 'papers'):.1f} | {min(one.papers for one in found):.1f}, "
+            f"{max(one.papers for one in found):.1f} | {tokens:,.0f} | "
             f"{median(name, 'padding'):.1%} | {median(name, 'flops') / rate:.1%} | "
             f"{median(name, 'peak'):,.0f} | {' | '.join(ratios)} |")
     return "\n".join(lines)

@@ -65,8 +65,8 @@ def near_duplicates(
 def shingles(text: str) -> set[str]:
     """Return a text's sequences of three words, or what there is of a shorter one."""
     words = re.findall(r"\w+", text.lower())
-    last = max(1, len(words) - SHINGLE_WORDS + 1)
-    return {" ".join(words[start:start + SHINGLE_WORDS]) for start in range(last)}
+    runs = zip(*(words[start:] for start in range(SHINGLE_WORDS)))
+    return set(map(" ".join, runs)) or {" ".join(words)}
 
 
 def jaccard(one: set[str], other: set[str]) -> float:
