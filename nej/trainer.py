@@ -37,6 +37,7 @@ class PaperTrainer(Trainer):
     """Trainer with nej's batches and a loss that is the mean over the papers of a whole step."""
 
     model: DistilBertForSequenceClassification
+    train_dataset: Any  # a datasets.Dataset, or what behaves like one
 
     def __init__(self, config: Config, model: DistilBertForSequenceClassification,
                  dataset: Mapping[str, Any], work_dir: Path, *, packed: bool, pad_token_id: int,
@@ -64,7 +65,7 @@ class PaperTrainer(Trainer):
         self.throughput = Throughput(model, self.args.bf16)
         self.paper_weights = None
         if config.class_weights == "balanced":
-            counts = np.bincount(labels, minlength=model.num_labels)
+            counts = np.bincount(labels, minlength=model.classifier.out_features)
             self.paper_weights = torch.tensor(
                 len(labels) / (len(counts) * counts), dtype=torch.float32, device=self.args.device)
 

@@ -21,7 +21,6 @@ from nej.config import Config
 from nej.dataset import cache_folder, describe, load_dataset
 from nej.device import check_processes, explained_partners, prepare_device, use_bf16
 from nej.files import CONFIG_FILE, TRACE, explained_writes, write_csv, write_json
-from nej.metrics import best_validation, validation_metrics
 from nej.model import freeze, load_classifier, load_tokenizer, save_model
 from nej.packing import can_pack, take_packed
 from nej.stopping import stop_on_signal
@@ -101,14 +100,16 @@ def _train(config: Config, device: str, callbacks: Sequence[TrainerCallback],
     mark_unfinished(run, config)
     trainer = PaperTrainer(
         config, model, dataset, work_dir, packed=packed, pad_token_id=tokenizer.pad_token_id,
-        callbacks=callbacks, compute_metrics=partial(_validate, num_classes=model.num_labels))
+        callbacks=callbacks, compute_metrics=partial(
+            _validate, num_classes=model.classifier.out_features))
     if checkpoint is not None:
-        trainer.trace = read_trace(checkpoint / TRACE)
+        trainer.trace += read_trace(checkpoint / TRACE)
     with explained_writes(work_dir), stop_on_signal(trainer):
         start = time.perf_counter()
         if not trainer.is_finished(checkpoint):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         seconds = time.perf_counter() - start
+    from nej.metrics import best_validation  # see _validate
     result = TrainingResult(
         model_dir=model_dir, steps=trainer.state.global_step, seconds=seconds,
         metrics=best_validation(trainer.state.log_history),
@@ -123,6 +124,7 @@ def _train(config: Config, device: str, callbacks: Sequence[TrainerCallback],
 
 
 def _validate(prediction: EvalPrediction, *, num_classes: int) -> dict[str, float]:
+    from nej.metrics import validation_metrics  # it takes a second, which the first step need not
     return validation_metrics(np.asarray(prediction.predictions).argmax(-1),
                               np.asarray(prediction.label_ids), num_classes=num_classes)
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from nej import baselines, training
+from nej import baselines
 from nej.baselines import soft_labels
 from nej.dataset import load_dataset
 from nej.model import load_classifier, load_tokenizer
@@ -55,7 +55,7 @@ def test_a_model_learns_what_the_soft_labels_say(make_config, monkeypatch):
     def rarest_class_always(papers, folder):
         counts = np.bincount(papers["label"])
         return np.eye(len(counts), dtype=np.float32)[np.full(len(papers), counts.argmin())]
-    monkeypatch.setattr(training, "soft_labels", rarest_class_always)
+    monkeypatch.setattr(baselines, "soft_labels", rarest_class_always)
     result = train(make_config(distillation_weight=1.0))
     model = load_classifier(str(result.model_dir))
     counts = np.bincount(load_dataset(make_config(), load_tokenizer(str(result.model_dir)))[
