@@ -107,6 +107,7 @@ class PaperTrainer(Trainer):
                     best = folder / f"checkpoint-{self.state.best_global_step}"
                     self.state.best_model_checkpoint = str(best)
                     self.state.save_to_json(str(aside / "trainer_state.json"))
+                self.trace = [(float(loss), float(norm)) for loss, norm in self.trace]
                 write_trace(aside / TRACE, self.trace)
                 seal(aside)
                 shutil.rmtree(target, ignore_errors=True)  # one that was passed over
@@ -186,7 +187,7 @@ class PaperTrainer(Trainer):
 
     def _get_grad_norm(self, *args, **kwargs) -> float:
         norm = super()._get_grad_norm(*args, **kwargs)  # once in each step, before the update
-        self.trace.append((self.loss_so_far, norm))  # numbers later: nobody waits for the device
+        self.trace.append((self.loss_so_far, norm))  # numbers when saved: nobody waits for the device
         self.loss_so_far = 0.0
         return norm
 
