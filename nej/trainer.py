@@ -187,7 +187,7 @@ class PaperTrainer(Trainer):
 
     def _get_grad_norm(self, *args, **kwargs) -> float:
         norm = super()._get_grad_norm(*args, **kwargs)  # once in each step, before the update
-        self.trace.append((self.loss_so_far, norm))  # numbers when saved: nobody waits for the device
+        self.trace.append((self.loss_so_far, norm))  # numbers when saved: nobody waits
         self.loss_so_far = 0.0
         return norm
 
