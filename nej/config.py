@@ -103,7 +103,7 @@ class Config:
         32, "Papers per optimizer step, over all processes and devices.")
     micro_batch_tokens: int | None = _key(
         None, "Most tokens that a device takes at once, if one paper does not have more; null "
-              "means 65536 on a GPU, 4096 on a CPU.")
+              "means 4096 on a CPU, 65536 on a GPU in bfloat16, else 16384.")
     optimizer: Literal["adamw", "muon"] = _key(
         "adamw", "'muon' trains the layers' matrices with Muon, the rest with AdamW.")
     learning_rate: float = _key(5e-5, "Peak learning rate.")
@@ -137,7 +137,7 @@ class Config:
     ddp_timeout: int = _key(
         1800, "Seconds that a process waits for the others before it gives up.")
     dataloader_num_workers: int | None = _key(
-        None, "Worker processes that make batches; null means 4 on a GPU, none on a CPU.")
+        None, "Worker processes that make batches; null means 4 with CUDA, else none.")
     seed: int = _key(42, "Seeds the head, dropout and the order of the papers.")
     allow_changes: bool = _key(
         False, "Go on with the unfinished run in output_dir though its settings were others.")

@@ -224,35 +224,39 @@ def _training_arguments(config: Config, lengths: np.ndarray, work_dir: Path
                         ) -> TrainingArguments:
     """Translate the config; keys of the same name go through as they are."""
     world_size = PartialState().num_processes
-    on_cpu = PartialState().device.type == "cpu"
+    device = PartialState().device.type
+    bf16 = use_bf16(config, device)
+    large = device == "cuda" and bf16  # then papers lie end to end
     steps_per_epoch = math.ceil(len(lengths) / config.global_batch_size)
     steps = config.max_steps
     if steps < 0:
         steps = math.ceil(config.num_train_epochs * steps_per_epoch)
     micro_batches = micro_batches_per_step(
         lengths, global_batch_size=config.global_batch_size,
-        micro_batch_tokens=config.micro_batch_tokens or (4096 if on_cpu else 65536),
+        micro_batch_tokens=config.micro_batch_tokens or (
+            4096 if device == "cpu" else 65536 if large else 16384),
         epochs=math.ceil(steps / steps_per_epoch), seed=config.seed, world_size=world_size)
     every = {name: math.ceil(value * steps) if value < 1 else int(value)
              for name, value in (("eval", config.eval_steps), ("logging", config.logging_steps))}
     shared = {f.name for f in dataclasses.fields(Config)} & {
         f.name for f in dataclasses.fields(TrainingArguments)}
     same = {name: getattr(config, name) for name in shared}
-    bf16 = use_bf16(config, PartialState().device.type)
+    workers = config.dataloader_num_workers
+    if workers is None:
+        workers = 4 if device == "cuda" else 0
     os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if bf16 else "no"  # over the launcher's
     arguments = TrainingArguments(**same | {
-        "output_dir": str(work_dir / "checkpoints"), "bf16": bf16, "use_cpu": on_cpu,
+        "output_dir": str(work_dir / "checkpoints"), "bf16": bf16, "use_cpu": device == "cpu",
         "max_steps": steps,
         "run_name": config.run_name or Path(config.output_dir).name,
         "per_device_train_batch_size": math.ceil(
             config.global_batch_size / (micro_batches * world_size)),
         "gradient_accumulation_steps": micro_batches,
-        "per_device_eval_batch_size": 32 if on_cpu else 256,
+        "per_device_eval_batch_size": 256 if large else 32,
         "eval_strategy": "steps", "save_strategy": "steps",
         "eval_steps": every["eval"], "save_steps": every["eval"],
-        "logging_steps": every["logging"],
-        "dataloader_num_workers": (0 if on_cpu else 4) if config.dataloader_num_workers is None
-        else config.dataloader_num_workers, "save_total_limit": 2,
+        "logging_steps": every["logging"], "save_total_limit": 2,
+        "dataloader_num_workers": workers,
         "load_best_model_at_end": True, "metric_for_best_model": "macro_f1",
         "label_names": ["labels"], "ddp_find_unused_parameters": False,
         "label_smoothing_factor": 0.0,  # step_loss does it
