@@ -31,12 +31,12 @@ from transformers import (  # noqa: E402
 )
 
 from nej.config import Config  # noqa: E402
-from nej.device import prepare_device  # noqa: E402
+from nej.device import prepare_device, use_bf16  # noqa: E402
+from nej.judging.intervals import Bootstrap, interval, scores  # noqa: E402
 from nej.packing import can_pack, take_packed  # noqa: E402
 from nej.trainer import PaperTrainer  # noqa: E402
 
 MAX_LENGTH, BATCH, RATE, WARM_UP, DECAY = 256, 32, 1e-4, 0.06, 0.01
-RESAMPLES = 2000
 
 
 def write(path: Path, papers: int) -> None:
@@ -86,8 +86,8 @@ def predict(contestant: str, seed: int, options: argparse.Namespace, papers: dic
                 data_collator=DataCollatorWithPadding(
                     Tokenizer(), padding="max_length", max_length=MAX_LENGTH))
         else:
-            bf16 = torch.cpu._is_avx512_bf16_supported() or GPU
-            packed = can_pack("cuda" if GPU else "cpu", bf16)
+            device = "cuda" if GPU else "cpu"
+            packed = can_pack(device, use_bf16(Config(), device))
             if packed:
                 take_packed(model)
             trainer = PaperTrainer(
@@ -110,15 +110,13 @@ def predict(contestant: str, seed: int, options: argparse.Namespace, papers: dic
     return predicted, seconds
 
 
-def scores(labels: np.ndarray, predicted: np.ndarray, classes: int, rows: np.ndarray
-           ) -> np.ndarray:
-    """Return accuracy and macro F1 of each resample, (resamples, 2)."""
-    cells = (labels * classes + predicted)[rows]
-    counts = np.stack([np.bincount(one, minlength=classes ** 2) for one in cells]
-                      ).reshape(-1, classes, classes)
-    right = np.diagonal(counts, axis1=1, axis2=2)
-    f1 = 2 * right / (counts.sum(1) + counts.sum(2)).clip(1)
-    return np.stack([right.sum(1) / len(labels), f1.mean(1)], 1)
+def judge(labels: np.ndarray, predicted: np.ndarray, classes: int, bootstrap: Bootstrap
+          ) -> np.ndarray:
+    """Return accuracy and macro F1 of the papers and then of each resample, (1 + resamples, 2)."""
+    counts = np.zeros((classes, classes), int)
+    np.add.at(counts, (labels, predicted), 1)
+    whole, drawn = scores(counts), scores(bootstrap.confusion(labels, predicted, classes))
+    return np.stack([np.append(whole[key], drawn[key]) for key in ("accuracy", "macro_f1")], 1)
 
 
 def main() -> None:
@@ -142,24 +140,24 @@ def main() -> None:
         papers, names = read(path)
     prepare_device(Config())
     labels = np.array(papers["test"]["label"])
-    draw = np.random.default_rng(0)
-    rows = np.vstack([np.arange(len(labels)), draw.integers(
-        0, len(labels), (RESAMPLES, len(labels)))])  # the first is the papers themselves
+    bootstrap = Bootstrap(len(labels))
     found: dict[str, list[np.ndarray]] = {"stock": [], "nej": []}
     lines = ["| | seed | accuracy | macro F1 | seconds |", "|---|--:|--:|--:|--:|"]
     for seed in options.seeds:
         for name in found:
             predicted, seconds = predict(name, seed, options, papers, len(names))
-            found[name].append(scores(labels, predicted, len(names), rows))
+            found[name].append(judge(labels, predicted, len(names), bootstrap))
             accuracy, f1 = found[name][-1][0]
             lines.append(f"| {name} | {seed} | {accuracy:.4f} | {f1:.4f} | {seconds:.1f} |")
             print(lines[-1], file=sys.stderr, flush=True)
     means = {name: np.mean(each, 0) for name, each in found.items()}
     means["nej - stock"] = means["nej"] - means["stock"]
     for name, each in means.items():
-        low, high = np.quantile(each[1:], [0.025, 0.975], axis=0)
-        lines.append(f"| {name} | mean | " + " | ".join(
-            f"{each[0, i]:.4f} ({low[i]:.4f} to {high[i]:.4f})" for i in (0, 1)) + " | |")
+        cells = []
+        for figure in (0, 1):
+            low, high = interval(each[1:, figure])
+            cells.append(f"{each[0, figure]:.4f} ({low:.4f} to {high:.4f})")
+        lines.append(f"| {name} | mean | {' | '.join(cells)} | |")
     device = torch.cuda.get_device_name() if GPU else "CPU"
     print(f"{len(papers['train']):,} training papers, {len(labels):,} test papers, "
           f"{', '.join(names)}; {options.epochs} epochs, {device}, torch {torch.__version__}, "

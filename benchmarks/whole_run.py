@@ -20,12 +20,14 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
-
 ROOT = Path(__file__).resolve().parent.parent
+sys.path[0] = str(ROOT)
+
+import numpy as np  # noqa: E402
+
+from nej.fields import KAGGLE_COLUMNS  # noqa: E402
+
 CODES = ("cs.AI", "cs.CL", "cs.CV", "cs.LG", "stat.ML")
-COLUMNS = ("id", "title", "category", "category_code", "published_date", "updated_date", "authors",
-           "first_author", "summary", "summary_word_count")
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 SIZES = {"starter": {"dim": 384, "n_layers": 6, "n_heads": 12, "hidden_dim": 1536}, "base": {}}
 
@@ -48,7 +50,7 @@ def write_papers(path: Path, number: int, words: list[str]) -> None:
     draw = np.random.default_rng(0)
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(COLUMNS)
+        writer.writerow(KAGGLE_COLUMNS)
         for index, length in enumerate(np.clip(draw.normal(238, 73, number), 20, 500).astype(int)):
             label = int(draw.integers(len(CODES)))
             drawn = draw.integers(0, len(words), length)
@@ -102,11 +104,10 @@ def main() -> None:
         if process.wait():
             raise SystemExit(f"{command} ended with {process.returncode}")
         manifest = json.loads((folder / "out" / "manifest.json").read_text("utf-8"))
-        tokens = next(text for _, text in marks if text.startswith("train: "))
-        mean = float(tokens.split("papers, ")[1].split()[0])
+        before, line = next(mark for mark in marks if mark[1].startswith("train: "))
+        mean = float(line.split("papers, ")[1].split()[0])
         steps = stepping(log, int(mean * options.papers))
         validations = sum(entry.get("eval_runtime", 0) for entry in log)
-        before = next(at for at, text in marks if text.startswith("train: "))
         saving = manifest["training_seconds"] - steps - validations
         print(f"\n{options.papers:,} papers of {mean:.0f} tokens, one epoch, "
               f"{manifest['steps']} steps\n\n| | seconds |\n|---|--:|\n"
