@@ -71,6 +71,34 @@ def test_what_moved_is_named(reference, shift, name, words):
     assert drift.text().endswith(f"differ from the test papers: {NUMBERS.get(name, name)}.")
 
 
+def join(*parts: Signals) -> Signals:
+    return Signals(*(np.concatenate([getattr(part, name) for part in parts]) for name in NUMBERS),
+                   sum((part.categories for part in parts), []),
+                   np.concatenate([part.directions for part in parts]),
+                   [f"paper {row:,}" for row in range(1, sum(map(len, parts)) + 1)])
+
+
+@pytest.mark.parametrize("shift, name", [
+    ({"tokens": -0.8}, "tokens"), ({"unknown_words": 0.8}, "unknown_words"),
+    ({"shares": (0.2, 0.3, 0.5)}, "categories"), ({"direction": 1.0}, "embeddings")])
+def test_few_new_papers_of_another_kind_are_found_among_many(reference, shift, name):
+    old, new = draw(3000, 1), draw(300, 2, **shift)
+    drift = compare(join(old, new), reference)
+    change, = drift.alarms
+    # it is seen within 200 papers, and what is compared came after that
+    assert change.name == name and 3000 < change.since <= 3200
+    assert f"(now: from paper {change.since + 1:,} on" in drift.text()
+    assert [other.since for other in drift.changes if other is not change] == [0] * 4
+
+
+def test_what_has_gone_back_to_what_it_was_is_no_alarm(reference):
+    new = draw(800, 2, tokens=-0.8)
+    change, = compare(join(draw(400, 1), new), reference).alarms
+    assert change.name == "tokens"
+    back = compare(join(draw(400, 1), new, draw(800, 3)), reference)
+    assert back.alarms == [] and back.changes[0].since > 1200
+
+
 def test_a_category_that_was_not_there_and_one_that_is_gone(reference):
     found = draw(400, 1)
     found.categories[:] = ["math.ST" if name == "cs.LG" else name for name in found.categories]
@@ -134,7 +162,8 @@ def test_a_log_of_predictions_is_read_with_its_older_parts(judged, tmp_path, cap
     assert (tmp_path / "predictions.jsonl.1").exists()
     found = recent_signals(judged, path)
     assert len(found) == 19 and "of another model: 1; left out, not whole: 1" in caplog.text
-    assert sorted(found.tokens) == [10] * 9 + [40] * 10 and found.directions.shape == (19, 8)
+    assert found.tokens.tolist() == [10] * 9 + [40] * 10  # the oldest first
+    assert found.places == sorted(found.places) and found.directions.shape == (19, 8)
     assert len(recent_signals(judged, path, days=1)) == 10 and "older: 9" in caplog.text
     with pytest.raises(InputError, match="no prediction of .* in the last 0.01 days"):
         recent_signals(judged, write(path, [log_line(version, hours=3)]), days=0.01)

@@ -1,12 +1,13 @@
 """Whether papers are still like those that a model was judged on: what moved, and by how much."""
 
 import json
-from collections.abc import Sequence, Sized
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from river.drift import ADWIN
 from scipy import stats
 
 from nej import InputError
@@ -27,13 +28,14 @@ LEAST = {**dict.fromkeys(NUMBERS, 0.2), "categories": 0.1, "embeddings": 0.35}
 
 @dataclass(frozen=True)
 class Signals:
-    """What a model noticed of papers, one entry for each."""
+    """What a model noticed of papers, one entry for each, in the order in which they came."""
 
     tokens: np.ndarray  # int64, after truncation
     unknown_words: np.ndarray  # float64, share of a paper's words
     probability: np.ndarray  # float64, of the most probable category
     categories: list[str]  # the most probable one
     directions: np.ndarray  # float64 (papers, 8): see prediction_log.summarize
+    places: list[str] = field(default_factory=list)  # where each one is: a time, or a row
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -89,6 +91,8 @@ class Change:
     least: float  # from which on it is an alarm
     p_value: float  # of a distance like this by chance
     words: str  # what moved
+    since: int = 0  # the first paper that was compared; those before were other papers
+    place: str = ""  # where that one is
 
     @property
     def alarm(self) -> bool:
@@ -114,7 +118,8 @@ class Drift:
         lines = [f"{self.papers:,} papers, compared with the model's {self.reference_papers:,} "
                  "test papers:"]
         for change in self.changes:
-            lines.append(f"{'ALARM' if change.alarm else '     '}  {change.words}; distance "
+            now = f" (now: from {change.place} on, by which it had changed)" if change.since else ""
+            lines.append(f"{'ALARM' if change.alarm else '     '}  {change.words}{now}; distance "
                          f"{change.distance:.2f}, an alarm from {change.least:.2f} on")
         moved = ", ".join(NUMBERS.get(change.name, change.name) for change in self.alarms)
         return "\n".join([*lines, f"These papers differ from the test papers: {moved}."
@@ -123,6 +128,9 @@ class Drift:
 
 def compare(found: Signals, reference: dict[str, Any]) -> Drift:
     """Compare papers with a reference.
+
+    A few new papers of another kind would be lost among many old ones. So each signal is compared
+    from where it last changed, which river's ADWIN finds.
 
     Thousands of papers make the smallest difference significant, and few papers differ by chance.
     An alarm is a distance that is both large (LEAST) and significant (LEVEL, shared among the
@@ -136,7 +144,28 @@ def compare(found: Signals, reference: dict[str, Any]) -> Drift:
                          f"{FEWEST_PAPERS}; wait for more, or take more days")
     changes = [_number(name, getattr(found, name), reference) for name in NUMBERS]
     changes += [_categories(found.categories, reference), _embeddings(found.directions, reference)]
-    return Drift(len(found), reference["papers"], changes)
+    return Drift(len(found), reference["papers"], [
+        replace(change, place=found.places[change.since]) if found.places else change
+        for change in changes])
+
+
+def _steady(columns: np.ndarray) -> int:
+    """Return from which row on the columns are as they are at the end; 0 if they never changed.
+
+    ADWIN (Bifet and Gavalda, Learning from time-changing data with adaptive windowing, 2007) sees a
+    change of the mean some papers after it. At least the last FEWEST_PAPERS rows are left.
+
+    Args:
+        columns: float64 (papers, columns), what is beyond 0 and 1 counts as these.
+    """
+    since = 0
+    for column in columns.clip(0, 1).T.tolist():
+        detector = ADWIN(delta=LEVEL / len(LEAST) / columns.shape[1])
+        for row, value in enumerate(column):
+            detector.update(value)
+            if detector.drift_detected:
+                since = max(since, row)
+    return min(since, len(columns) - FEWEST_PAPERS)
 
 
 def _number(name: str, values: np.ndarray, reference: dict[str, Any]) -> Change:
@@ -144,47 +173,59 @@ def _number(name: str, values: np.ndarray, reference: dict[str, Any]) -> Change:
     before = reference["numbers"][name]
     quantiles = np.array(before["quantiles"])
     spread = max(before["deviation"], 1e-9)
+    since = _steady(_within(values[:, None], before["mean"], spread))
+    values = values[since:]
     distance = stats.wasserstein_distance(values, quantiles) / spread
     places = np.unique(np.concatenate([quantiles, values]))
     gap = np.abs(np.searchsorted(np.sort(values), places, "right") / len(values)
                  - np.searchsorted(quantiles, places, "right") / len(quantiles)).max()
     # the reference's steps of 1/200 are no difference of the papers
     gap = max(0.0, gap - 1 / len(quantiles))
-    p_value = float(stats.kstwobign.sf(gap * np.sqrt(_papers(values, reference))))
+    p_value = float(stats.kstwobign.sf(gap * np.sqrt(_papers(len(values), reference))))
     return Change(name, float(distance), LEAST[name], p_value,
                   f"{NUMBERS[name]}: {before['mean']:.3g} on average then, "
-                  f"{values.mean():.3g} now")
+                  f"{values.mean():.3g} now", since)
 
 
-def _papers(values: Sized, reference: dict[str, Any]) -> float:
+def _within(values: np.ndarray, mean: Any, deviation: Any) -> np.ndarray:
+    """Return values on a scale where 0 and 1 are three standard deviations off the mean."""
+    return (values - mean) / deviation / 6 + 0.5
+
+
+def _papers(papers: int, reference: dict[str, Any]) -> float:
     """Return the number of papers of one sample that would be as exact as the two together."""
-    return len(values) * reference["papers"] / (len(values) + reference["papers"])
+    return papers * reference["papers"] / (papers + reference["papers"])
 
 
 def _categories(names: list[str], reference: dict[str, Any]) -> Change:
     """Compare by the share of papers in another category, and the chi-squared test."""
     before = reference["categories"]
     every = sorted({*before, *names})
+    since = _steady(np.array([[name == other for other in every] for name in names], float))
+    names = names[since:]
     counts = np.array([[before.get(name, 0) for name in every],
                        [names.count(name) for name in every]])
     shares = counts / counts.sum(1, keepdims=True)
     moved = shares[1] - shares[0]
-    p_value = float(stats.chi2_contingency(counts).pvalue) if len(every) > 1 else 1.0
+    seen = counts[:, counts.any(0)]
+    p_value = float(stats.chi2_contingency(seen).pvalue) if seen.shape[1] > 1 else 1.0
     most = np.argsort(-np.abs(moved), kind="stable")[:3]
     words = ", ".join(f"{every[i]} {shares[0, i]:.0%} then, {shares[1, i]:.0%} now" for i in most)
     return Change("categories", float(np.abs(moved).sum() / 2), LEAST["categories"], p_value,
-                  f"categories: {words}")
+                  f"categories: {words}", since)
 
 
 def _embeddings(directions: np.ndarray, reference: dict[str, Any]) -> Change:
     """Compare the means by Mahalanobis' distance, less what chance adds, and Hotelling's test."""
     before = reference["directions"]
-    papers, width = directions.shape
+    width = directions.shape[1]
     covariance = np.array(before["covariance"]) + 1e-9 * np.eye(width)
+    since = _steady(_within(directions, before["mean"], np.sqrt(np.diag(covariance))))
+    directions = directions[since:]
     off = directions.mean(0) - np.array(before["mean"])
     squared = float(off @ np.linalg.solve(covariance, off))
-    alike = _papers(directions, reference)
+    alike = _papers(len(directions), reference)
     p_value = float(stats.chi2.sf(squared * alike, width))
     distance = np.sqrt(max(0.0, squared - width / alike))
     return Change("embeddings", float(distance), LEAST["embeddings"], p_value,
-                  f"embeddings: their mean is {distance:.2f} standard deviations away")
+                  f"embeddings: their mean is {distance:.2f} standard deviations away", since)

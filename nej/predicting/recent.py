@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,8 @@ def _of_log(model_dir: Path, source: Path, days: float | None) -> Signals:
     since = datetime.now(UTC) - timedelta(days=days) if days is not None else None
     rows: list[dict[str, Any]] = []
     left_out = {"of another model": 0, "older": 0, "not whole": 0}
-    for file in [source, *sorted(source.parent.glob(f"{source.name}.[0-9]*"))]:
+    older = [path for path in source.parent.glob(f"{source.name}.*") if path.suffix[1:].isdigit()]
+    for file in [*sorted(older, key=lambda path: -int(path.suffix[1:])), source]:
         with open(file, encoding="utf-8", errors="replace") as lines:
             for line in lines:
                 try:
@@ -59,7 +61,7 @@ def _of_log(model_dir: Path, source: Path, days: float | None) -> Signals:
                               "older" if since and datetime.fromisoformat(row["time"]) < since
                               else None)
                     row = {name: row[name] for name in (
-                        "tokens", "unknown_words", "probability", "category", "embedding")}
+                        "time", "tokens", "unknown_words", "probability", "category", "embedding")}
                 except (ValueError, KeyError, TypeError):  # the service is just writing it
                     reason = "not whole"
                 if reason:
@@ -76,13 +78,13 @@ def _of_log(model_dir: Path, source: Path, days: float | None) -> Signals:
         np.array([row[name] for row in rows])
         for name in ("tokens", "unknown_words", "probability", "embedding"))
     return Signals(tokens, unknown_words, probability, [row["category"] for row in rows],
-                   embeddings)
+                   embeddings, [row["time"] for row in rows])
 
 
 def _of_papers(model_dir: Path, source: Path) -> Signals:
     backend = load_backend(model_dir, TORCH)  # which the reference was made with
     draw = np.random.default_rng(backend.config.seed)
-    chosen: list[tuple[str, str, str]] = []
+    chosen: list[tuple[int, tuple[str, str, str]]] = []  # row, paper
     seen = bad = 0
     with open_records(source, needed=["summary"]) as records:
         for window in cut(records):
@@ -92,13 +94,16 @@ def _of_papers(model_dir: Path, source: Path) -> Signals:
                     continue
                 seen += 1
                 if seen <= MOST_PAPERS:
-                    chosen.append(paper)
+                    chosen.append((window.first_row + place, paper))
                 elif (at := draw.integers(seen)) < MOST_PAPERS:  # Vitter's algorithm R
-                    chosen[at] = paper
+                    chosen[at] = window.first_row + place, paper
+    chosen.sort()
     logger.info("%s: %d papers%s%s", source, seen,
                 f", of them {MOST_PAPERS} by chance" if seen > MOST_PAPERS else "",
                 f"; left out: {bad} that cannot be read" if bad else "")
-    papers = backend.read([summary for *_, summary in chosen], [title for _, title, _ in chosen])
-    return signals(papers, backend.run(papers), names=backend.names,
-                   temperature=backend.temperature,
-                   unknown_words=UnknownWords(backend.tokenizer))
+    papers = backend.read([summary for _, (*_, summary) in chosen],
+                          [title for _, (_, title, _) in chosen])
+    found = signals(papers, backend.run(papers), names=backend.names,
+                    temperature=backend.temperature,
+                    unknown_words=UnknownWords(backend.tokenizer))
+    return replace(found, places=[f"paper {row:,}" for row, _ in chosen])
