@@ -13,13 +13,13 @@ BINS = 20
 
 
 def draw_drift(drift: Drift, found: Signals, reference: dict[str, Any], target: Path) -> None:
-    """Draw each signal of the papers beside that of the test papers."""
+    """Draw each signal of the papers that were compared beside that of the test papers."""
     distances = {change.name: change for change in drift.changes}
     with picture(target, size=(10, 9), rows=3, columns=2) as (figure, axes):
         axes = axes.ravel()
         for axis, (name, title) in zip(axes, NUMBERS.items()):
             quantiles = np.array(reference["numbers"][name]["quantiles"])
-            values = getattr(found, name)
+            values = getattr(found, name)[distances[name].since:]
             edges = np.linspace(min(quantiles[0], values.min()),
                                 max(quantiles[-1], values.max()) + 1e-9, BINS + 1)
             for sample, colour, label in ((quantiles, BLUE, "test papers"),
@@ -36,14 +36,17 @@ def draw_drift(drift: Drift, found: Signals, reference: dict[str, Any], target: 
 
 def _name(axis: Any, change: Change, title: str) -> None:
     """Write above what it shows, and whether that is an alarm."""
+    since = f"\nfrom {change.place} on, by which it had changed" if change.since else ""
     axis.set_title(f"{'ALARM: ' if change.alarm else ''}{title} ({change.distance:.2f}, alarm from "
-                   f"{change.least:.2f})", fontsize=10, color=ORANGE if change.alarm else "black")
+                   f"{change.least:.2f}){since}", fontsize=10,
+                   color=ORANGE if change.alarm else "black")
 
 
 def _draw_categories(axis: Any, found: Signals, reference: dict[str, Any], change: Change) -> None:
     before, papers = reference["categories"], reference["papers"]
-    shares = {name: (before.get(name, 0) / papers, found.categories.count(name) / len(found))
-              for name in {*before, *found.categories}}
+    now = found.categories[change.since:]
+    shares = {name: (before.get(name, 0) / papers, now.count(name) / len(now))
+              for name in {*before, *now}}
     names = sorted(shares, key=lambda name: (-max(shares[name]), name))[:MOST_CATEGORIES]
     places = np.arange(len(names))
     for side, colour in enumerate((BLUE, ORANGE)):
@@ -57,7 +60,7 @@ def _draw_categories(axis: Any, found: Signals, reference: dict[str, Any], chang
 def _draw_directions(axis: Any, found: Signals, reference: dict[str, Any], change: Change) -> None:
     before = reference["directions"]
     spread = np.sqrt(np.diag(before["covariance"])) + 1e-9
-    off = (found.directions.mean(0) - np.array(before["mean"])) / spread
+    off = (found.directions[change.since:].mean(0) - np.array(before["mean"])) / spread
     axis.bar(range(1, len(off) + 1), off, color=ORANGE)
     axis.axhline(0, color=BLUE, linewidth=2)
     axis.set(xlabel="direction", ylabel="mean, in standard deviations")
