@@ -96,9 +96,10 @@ def unfinished_run(config: Config) -> UnfinishedRun:
                          "is never replaced; name another --output_dir")
     if not work_dir.exists():
         return new
+    settings = _settings(config)
     try:
         before = json.loads((work_dir / RECORD).read_text("utf-8"))
-        changes = _changes(before["settings"], _settings(config))
+        changes = _changes(before["settings"], settings)
         run = UnfinishedRun(work_dir, before["id"], changes=[*before["changes"], *changes])
     except (OSError, ValueError, KeyError, TypeError):
         changes = [f"no {RECORD.name} in it"]
