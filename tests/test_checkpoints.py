@@ -80,8 +80,8 @@ def test_a_finished_run_is_replaced_only_if_asked(config):
     model_dir.mkdir(parents=True)
     assert unfinished_run(config)  # an empty folder is free
     (model_dir / "training_config.json").write_text("{}")
-    with pytest.raises(InputError, match="^output_dir: .*models/x holds a finished run .*another "
-                                         "--output_dir, or replace .* --overwrite_output_dir true$"):
+    with pytest.raises(InputError, match="^output_dir: .*models/x holds a finished run .*another --"
+                                         "output_dir, or replace .* --overwrite_output_dir true$"):
         unfinished_run(config)
     assert unfinished_run(replace(config, overwrite_output_dir=True)).checkpoint is None
 
