@@ -1,6 +1,7 @@
 """Drift: the same kind of papers raise no alarm, another kind does, and it is said in words."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -71,11 +72,13 @@ def test_what_moved_is_named(reference, shift, name, words):
     assert drift.text().endswith(f"differ from the test papers: {NUMBERS.get(name, name)}.")
 
 
-def join(*parts: Signals) -> Signals:
+def log_of(*parts: Signals, at_once: int = 1) -> Signals:
+    """Return the signals of a log in which the parts follow each other, so many papers a second."""
+    papers = sum(map(len, parts))
     return Signals(*(np.concatenate([getattr(part, name) for part in parts]) for name in NUMBERS),
                    sum((part.categories for part in parts), []),
                    np.concatenate([part.directions for part in parts]),
-                   [f"paper {row:,}" for row in range(1, sum(map(len, parts)) + 1)])
+                   np.array([f"2026-11-01T00:00:{row // at_once:05}.5" for row in range(papers)]))
 
 
 @pytest.mark.parametrize("shift, name", [
@@ -83,20 +86,45 @@ def join(*parts: Signals) -> Signals:
     ({"shares": (0.2, 0.3, 0.5)}, "categories"), ({"direction": 1.0}, "embeddings")])
 def test_few_new_papers_of_another_kind_are_found_among_many(reference, shift, name):
     old, new = draw(3000, 1), draw(300, 2, **shift)
-    drift = compare(join(old, new), reference)
+    drift = compare(log_of(old, new), reference)
     change, = drift.alarms
     # it is seen within 200 papers, and what is compared came after that
-    assert change.name == name and 3000 < change.since <= 3200
-    assert f"(now: from paper {change.since + 1:,} on" in drift.text()
-    assert [other.since for other in drift.changes if other is not change] == [0] * 4
+    assert change.name == name and 100 <= change.papers < 300
+    assert f"(now: from 2026-11-01T00:00:0{3300 - change.papers}"[:24] in drift.text()
+    assert "on, by when it had changed); distance" in drift.text()
+    assert [other.papers for other in drift.changes if other is not change] == [3300] * 4
+    # the same papers in no order of time
+    assert compare(replace(log_of(old, new), times=None), reference).alarms == []
 
 
 def test_what_has_gone_back_to_what_it_was_is_no_alarm(reference):
     new = draw(800, 2, tokens=-0.8)
-    change, = compare(join(draw(400, 1), new), reference).alarms
+    change, = compare(log_of(draw(400, 1), new), reference).alarms
     assert change.name == "tokens"
-    back = compare(join(draw(400, 1), new, draw(800, 3)), reference)
-    assert back.alarms == [] and back.changes[0].since > 1200
+    back = compare(log_of(draw(400, 1), new, draw(800, 3)), reference)
+    assert back.alarms == [] and back.changes[0].papers < 800
+
+
+def test_what_changed_to_something_less_far_is_still_an_alarm(reference):
+    drift = compare(log_of(draw(2000, 1, tokens=-1.0), draw(300, 2, tokens=-0.4)), reference)
+    change, = drift.alarms
+    assert change.name == "tokens" and change.papers == 2300
+
+
+def test_a_change_in_the_last_papers_is_told_as_that(reference):
+    drift = compare(log_of(draw(3000, 1), draw(70, 2, tokens=-3.0)), reference)
+    assert [change.name for change in drift.alarms] == ["tokens"]
+    assert "(now: the last 100 papers, in which it changed); distance" in drift.text()
+
+
+def test_a_request_of_many_papers_of_one_kind_is_one_thing(reference):
+    """Whose papers are not independent: they say little of those to come."""
+    alike = draw(128, 2, shares=(0, 0, 1), tokens=-2.0)
+    found = log_of(draw(3000, 1), alike)
+    found.times[3000:] = found.times[3000]
+    assert compare(found, reference).alarms == []
+    steady = log_of(draw(3000, 1), draw(1280, 3, shares=(0, 0, 1)), at_once=10)
+    assert [change.name for change in compare(steady, reference).alarms] == ["categories"]
 
 
 def test_a_category_that_was_not_there_and_one_that_is_gone(reference):
@@ -163,7 +191,7 @@ def test_a_log_of_predictions_is_read_with_its_older_parts(judged, tmp_path, cap
     found = recent_signals(judged, path)
     assert len(found) == 19 and "of another model: 1; left out, not whole: 1" in caplog.text
     assert found.tokens.tolist() == [10] * 9 + [40] * 10  # the oldest first
-    assert found.places == sorted(found.places) and found.directions.shape == (19, 8)
+    assert found.times.tolist() == sorted(found.times) and found.directions.shape == (19, 8)
     assert len(recent_signals(judged, path, days=1)) == 10 and "older: 9" in caplog.text
     with pytest.raises(InputError, match="no prediction of .* in the last 0.01 days"):
         recent_signals(judged, write(path, [log_line(version, hours=3)]), days=0.01)

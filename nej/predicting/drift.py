@@ -1,8 +1,8 @@
 """Whether papers are still like those that a model was judged on: what moved, and by how much."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence, Sized
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +24,28 @@ QUANTILES = 201  # of a signal, that a reference keeps
 NUMBERS = {"tokens": "tokens of a paper", "unknown_words": "share of unknown words",
            "probability": "confidence"}
 LEAST = {**dict.fromkeys(NUMBERS, 0.2), "categories": 0.1, "embeddings": 0.35}
+TESTS = 2 * len(LEAST)  # each signal of all papers, and of the latest
 
 
 @dataclass(frozen=True)
 class Signals:
-    """What a model noticed of papers, one entry for each, in the order in which they came."""
+    """What a model noticed of papers, one entry for each."""
 
     tokens: np.ndarray  # int64, after truncation
     unknown_words: np.ndarray  # float64, share of a paper's words
     probability: np.ndarray  # float64, of the most probable category
     categories: list[str]  # the most probable one
     directions: np.ndarray  # float64 (papers, 8): see prediction_log.summarize
-    places: list[str] = field(default_factory=list)  # where each one is: a time, or a row
+    times: np.ndarray | None = None  # str, ascending: when each came; None where nobody knows
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def after(self, first: int) -> "Signals":
+        """Return those from the paper `first` on."""
+        return Signals(*(None if values is None else values[first:] for values in (
+            self.tokens, self.unknown_words, self.probability, self.categories, self.directions,
+            self.times)))  # type: ignore[arg-type]
 
 
 def signals(papers: Any, outputs: Outputs, *, names: Sequence[str], temperature: float,
@@ -91,13 +98,13 @@ class Change:
     least: float  # from which on it is an alarm
     p_value: float  # of a distance like this by chance
     words: str  # what moved
-    since: int = 0  # the first paper that was compared; those before were other papers
-    place: str = ""  # where that one is
+    papers: int  # that were compared, the last ones if not all
+    period: str = ""  # if not all: which
 
     @property
     def alarm(self) -> bool:
         """Return whether it is far, and further than chance explains."""
-        return self.distance >= self.least and self.p_value < LEVEL / len(LEAST)
+        return self.distance >= self.least and self.p_value < LEVEL / TESTS
 
 
 @dataclass(frozen=True)
@@ -118,9 +125,8 @@ class Drift:
         lines = [f"{self.papers:,} papers, compared with the model's {self.reference_papers:,} "
                  "test papers:"]
         for change in self.changes:
-            now = f" (now: from {change.place} on, by which it had changed)" if change.since else ""
-            lines.append(f"{'ALARM' if change.alarm else '     '}  {change.words}{now}; distance "
-                         f"{change.distance:.2f}, an alarm from {change.least:.2f} on")
+            lines.append(f"{'ALARM' if change.alarm else '     '}  {change.words}{change.period}; "
+                         f"distance {change.distance:.2f}, an alarm from {change.least:.2f} on")
         moved = ", ".join(NUMBERS.get(change.name, change.name) for change in self.alarms)
         return "\n".join([*lines, f"These papers differ from the test papers: {moved}."
                           if moved else "No alarm: these papers are like the test papers."])
@@ -129,12 +135,12 @@ class Drift:
 def compare(found: Signals, reference: dict[str, Any]) -> Drift:
     """Compare papers with a reference.
 
-    A few new papers of another kind would be lost among many old ones. So each signal is compared
-    from where it last changed, which river's ADWIN finds.
-
     Thousands of papers make the smallest difference significant, and few papers differ by chance.
     An alarm is a distance that is both large (LEAST) and significant (LEVEL, shared among the
-    signals, Bonferroni).
+    TESTS, Bonferroni).
+
+    A few new papers of another kind would be lost among the many of a log. So where river's ADWIN
+    sees that a signal changed, the papers since then are compared by themselves.
 
     Raises:
         InputError: fewer than FEWEST_PAPERS.
@@ -142,30 +148,69 @@ def compare(found: Signals, reference: dict[str, Any]) -> Drift:
     if len(found) < FEWEST_PAPERS:
         raise InputError(f"{len(found)} papers are too few to compare, which takes at least "
                          f"{FEWEST_PAPERS}; wait for more, or take more days")
-    changes = [_number(name, getattr(found, name), reference) for name in NUMBERS]
-    changes += [_categories(found.categories, reference), _embeddings(found.directions, reference)]
-    return Drift(len(found), reference["papers"], [
-        replace(change, place=found.places[change.since]) if found.places else change
-        for change in changes])
+    changes = _measure(found, reference)
+    if found.times is not None:
+        changes = [_latest(change, found, found.times, reference) for change in changes]
+    return Drift(len(found), reference["papers"], changes)
 
 
-def _steady(columns: np.ndarray) -> int:
-    """Return from which row on the columns are as they are at the end; 0 if they never changed.
+def _measure(found: Signals, reference: dict[str, Any]) -> list[Change]:
+    return [*(_number(name, getattr(found, name), reference) for name in NUMBERS),
+            _categories(found.categories, reference), _embeddings(found.directions, reference)]
 
-    ADWIN (Bifet and Gavalda, Learning from time-changing data with adaptive windowing, 2007) sees a
-    change of the mean some papers after it. At least the last FEWEST_PAPERS rows are left.
+
+def _latest(whole: Change, found: Signals, times: np.ndarray, reference: dict[str, Any]) -> Change:
+    """Return the change of the papers since a signal last changed, or of all if that tells more."""
+    since = _last_change(_columns(whole.name, found, reference), times)
+    if since is None:
+        return whole
+    first = int(np.searchsorted(times, since))
+    period = f" (now: from {since[:19]} on, by when it had changed)"
+    if len(found) - first < FEWEST_PAPERS:
+        first = len(found) - FEWEST_PAPERS
+        period = f" (now: the last {FEWEST_PAPERS} papers, in which it changed)"
+    late = next(replace(change, period=period) for change in _measure(found.after(first), reference)
+                if change.name == whole.name)
+    # where these are too few to be sure of, but no nearer, it has not gone back to what it was
+    return whole if whole.alarm and not late.alarm and late.distance >= late.least else late
+
+
+def _last_change(columns: list[np.ndarray], times: np.ndarray) -> str | None:
+    """Return the time by which a signal last had changed, None if it was alike all along.
+
+    By ADWIN (Bifet and Gavalda, Learning from time-changing data with adaptive windowing, 2007),
+    which sees a change of the mean somewhat late. It takes what it sees as independent, and papers
+    that came at one time, in one request, are not: it sees their mean.
 
     Args:
-        columns: float64 (papers, columns), what is beyond 0 and 1 counts as these.
+        columns: each float64 (papers,) from 0 to 1.
+        times: ascending.
     """
-    since = 0
-    for column in columns.clip(0, 1).T.tolist():
-        detector = ADWIN(delta=LEVEL / len(LEAST) / columns.shape[1])
-        for row, value in enumerate(column):
+    distinct, request, papers = np.unique(times, return_inverse=True, return_counts=True)
+    last = -1
+    for column in columns:
+        detector = ADWIN(delta=LEVEL / len(LEAST) / len(columns))
+        for place, value in enumerate((np.bincount(request, column) / papers).tolist()):
             detector.update(value)
             if detector.drift_detected:
-                since = max(since, row)
-    return min(since, len(columns) - FEWEST_PAPERS)
+                last = max(last, place)
+    return None if last < 0 else str(distinct[last])
+
+
+def _columns(name: str, found: Signals, reference: dict[str, Any]) -> list[np.ndarray]:
+    """Return what a signal consists of: whether a category, or 0 to 1 for -3 to 3 deviations."""
+    if name == "categories":
+        names, codes = np.unique(found.categories, return_inverse=True)
+        return [codes == code for code in range(len(names))]
+    if name == "embeddings":
+        before = reference["directions"]
+        mean, deviation = np.array(before["mean"]), np.sqrt(np.diag(before["covariance"]))
+        values = found.directions
+    else:
+        before = reference["numbers"][name]
+        mean, deviation = before["mean"], before["deviation"]
+        values = getattr(found, name)[:, None]
+    return list(((values - mean) / (6 * np.maximum(deviation, 1e-9)) + 0.5).clip(0, 1).T)
 
 
 def _number(name: str, values: np.ndarray, reference: dict[str, Any]) -> Change:
@@ -173,59 +218,47 @@ def _number(name: str, values: np.ndarray, reference: dict[str, Any]) -> Change:
     before = reference["numbers"][name]
     quantiles = np.array(before["quantiles"])
     spread = max(before["deviation"], 1e-9)
-    since = _steady(_within(values[:, None], before["mean"], spread))
-    values = values[since:]
     distance = stats.wasserstein_distance(values, quantiles) / spread
     places = np.unique(np.concatenate([quantiles, values]))
     gap = np.abs(np.searchsorted(np.sort(values), places, "right") / len(values)
                  - np.searchsorted(quantiles, places, "right") / len(quantiles)).max()
     # the reference's steps of 1/200 are no difference of the papers
     gap = max(0.0, gap - 1 / len(quantiles))
-    p_value = float(stats.kstwobign.sf(gap * np.sqrt(_papers(len(values), reference))))
+    p_value = float(stats.kstwobign.sf(gap * np.sqrt(_papers(values, reference))))
     return Change(name, float(distance), LEAST[name], p_value,
                   f"{NUMBERS[name]}: {before['mean']:.3g} on average then, "
-                  f"{values.mean():.3g} now", since)
+                  f"{values.mean():.3g} now", len(values))
 
 
-def _within(values: np.ndarray, mean: Any, deviation: Any) -> np.ndarray:
-    """Return values on a scale where 0 and 1 are three standard deviations off the mean."""
-    return (values - mean) / deviation / 6 + 0.5
-
-
-def _papers(papers: int, reference: dict[str, Any]) -> float:
+def _papers(values: Sized, reference: dict[str, Any]) -> float:
     """Return the number of papers of one sample that would be as exact as the two together."""
-    return papers * reference["papers"] / (papers + reference["papers"])
+    return len(values) * reference["papers"] / (len(values) + reference["papers"])
 
 
 def _categories(names: list[str], reference: dict[str, Any]) -> Change:
     """Compare by the share of papers in another category, and the chi-squared test."""
     before = reference["categories"]
     every = sorted({*before, *names})
-    since = _steady(np.array([[name == other for other in every] for name in names], float))
-    names = names[since:]
     counts = np.array([[before.get(name, 0) for name in every],
                        [names.count(name) for name in every]])
     shares = counts / counts.sum(1, keepdims=True)
     moved = shares[1] - shares[0]
-    seen = counts[:, counts.any(0)]
-    p_value = float(stats.chi2_contingency(seen).pvalue) if seen.shape[1] > 1 else 1.0
+    p_value = float(stats.chi2_contingency(counts).pvalue) if len(every) > 1 else 1.0
     most = np.argsort(-np.abs(moved), kind="stable")[:3]
     words = ", ".join(f"{every[i]} {shares[0, i]:.0%} then, {shares[1, i]:.0%} now" for i in most)
     return Change("categories", float(np.abs(moved).sum() / 2), LEAST["categories"], p_value,
-                  f"categories: {words}", since)
+                  f"categories: {words}", len(names))
 
 
 def _embeddings(directions: np.ndarray, reference: dict[str, Any]) -> Change:
     """Compare the means by Mahalanobis' distance, less what chance adds, and Hotelling's test."""
     before = reference["directions"]
-    width = directions.shape[1]
+    papers, width = directions.shape
     covariance = np.array(before["covariance"]) + 1e-9 * np.eye(width)
-    since = _steady(_within(directions, before["mean"], np.sqrt(np.diag(covariance))))
-    directions = directions[since:]
     off = directions.mean(0) - np.array(before["mean"])
     squared = float(off @ np.linalg.solve(covariance, off))
-    alike = _papers(len(directions), reference)
+    alike = _papers(directions, reference)
     p_value = float(stats.chi2.sf(squared * alike, width))
     distance = np.sqrt(max(0.0, squared - width / alike))
     return Change("embeddings", float(distance), LEAST["embeddings"], p_value,
-                  f"embeddings: their mean is {distance:.2f} standard deviations away", since)
+                  f"embeddings: their mean is {distance:.2f} standard deviations away", papers)

@@ -2,7 +2,6 @@
 
 import json
 import logging
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -74,17 +73,18 @@ def _of_log(model_dir: Path, source: Path, days: float | None) -> Signals:
         raise InputError(f"{source}: no prediction of {model_dir} (version {version})"
                          f"{f' in the last {days:g} days' if since else ''}; name the model that "
                          "is served, or another log")
-    tokens, unknown_words, probability, embeddings = (
+    rows.sort(key=lambda row: row["time"])
+    tokens, unknown_words, probability, embeddings, times = (
         np.array([row[name] for row in rows])
-        for name in ("tokens", "unknown_words", "probability", "embedding"))
+        for name in ("tokens", "unknown_words", "probability", "embedding", "time"))
     return Signals(tokens, unknown_words, probability, [row["category"] for row in rows],
-                   embeddings, [row["time"] for row in rows])
+                   embeddings, times)
 
 
 def _of_papers(model_dir: Path, source: Path) -> Signals:
     backend = load_backend(model_dir, TORCH)  # which the reference was made with
     draw = np.random.default_rng(backend.config.seed)
-    chosen: list[tuple[int, tuple[str, str, str]]] = []  # row, paper
+    chosen: list[tuple[str, str, str]] = []
     seen = bad = 0
     with open_records(source, needed=["summary"]) as records:
         for window in cut(records):
@@ -94,16 +94,13 @@ def _of_papers(model_dir: Path, source: Path) -> Signals:
                     continue
                 seen += 1
                 if seen <= MOST_PAPERS:
-                    chosen.append((window.first_row + place, paper))
+                    chosen.append(paper)
                 elif (at := draw.integers(seen)) < MOST_PAPERS:  # Vitter's algorithm R
-                    chosen[at] = window.first_row + place, paper
-    chosen.sort()
+                    chosen[at] = paper
     logger.info("%s: %d papers%s%s", source, seen,
                 f", of them {MOST_PAPERS} by chance" if seen > MOST_PAPERS else "",
                 f"; left out: {bad} that cannot be read" if bad else "")
-    papers = backend.read([summary for _, (*_, summary) in chosen],
-                          [title for _, (_, title, _) in chosen])
-    found = signals(papers, backend.run(papers), names=backend.names,
-                    temperature=backend.temperature,
-                    unknown_words=UnknownWords(backend.tokenizer))
-    return replace(found, places=[f"paper {row:,}" for row, _ in chosen])
+    papers = backend.read([summary for *_, summary in chosen], [title for _, title, _ in chosen])
+    return signals(papers, backend.run(papers), names=backend.names,
+                   temperature=backend.temperature,
+                   unknown_words=UnknownWords(backend.tokenizer))
