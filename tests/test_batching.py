@@ -208,3 +208,14 @@ def test_no_papers_give_one_that_the_loss_passes_over():
     loss = torch.nn.functional.cross_entropy(
         torch.ones(1, 4, requires_grad=True), found["labels"], reduction="sum")
     assert loss.item() == 0
+
+
+def test_soft_labels_go_with_their_papers():
+    papers = [{"input_ids": [1] * size, "label": size,
+               "soft_label": np.array([size / 4, 1 - size / 4])}
+              for size in (3, 1)]
+    batch = collate(papers, pad_token_id=0)
+    assert batch["labels"].tolist() == [3, 1] and batch["labels"].dtype == torch.int64
+    assert batch["soft_labels"].tolist() == [[0.75, 0.25], [0.25, 0.75]]
+    assert batch["soft_labels"].dtype == torch.float32
+    assert "soft_labels" not in collate([{"input_ids": [1], "label": 0}], pad_token_id=0)
