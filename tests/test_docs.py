@@ -60,11 +60,18 @@ def test_the_service_and_the_tools_have_the_same_versions():
             assert versions.get(package, version) == version, package
 
 
-def test_each_make_target_that_the_readme_names_is_a_task():
-    readme = (ROOT / "README.md").read_text("utf-8")
-    tasks = re.findall(r"@task.*\ndef (\w+)", (ROOT / "tasks.py").read_text("utf-8"))
-    named = set(re.findall(r"\bmake (\w+)", " ".join(re.findall(r"`[^`]+`", readme))))
-    assert len(named) > 4 and named <= set(tasks)
+def test_each_make_target_in_code_of_the_documents_and_in_the_workflows_is_a_task():
+    tasks = re.findall(r"^@task.*\ndef (\w+)", (ROOT / "tasks.py").read_text("utf-8"), re.M)
+    named: set[str] = set()
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        code = re.findall(r"^```[^`]*^```|^ {4}.*|`[^`]+`", page.read_text("utf-8"), re.M)
+        named.update(re.findall(r"\bmake\s+([a-z][a-z-]*)", " ; ".join(code)))
+    assert len(named) > 20
+    for page in (*(ROOT / ".github" / "workflows").iterdir(), *(ROOT / ".ci").iterdir()):
+        for line in re.findall(r"^(?: *- run: )?make ([a-z -]+)", page.read_text("utf-8"), re.M):
+            named.update(line.split())
+    assert "review-data" in named
+    assert {name.replace("-", "_") for name in named} <= set(tasks)
 
 
 def test_each_file_that_the_readme_names_exists():
