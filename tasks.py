@@ -267,7 +267,7 @@ def docs(context):
     """Build the documentation into site/, strictly."""
     _run("python", "scripts/draw_architecture.py")
     os.environ["NO_MKDOCS_2_WARNING"] = "1"
-    _run("mkdocs", "build", "--strict", "--quiet")
+    _run("mkdocs", "build", "--strict")
 
 
 @task

@@ -98,7 +98,7 @@ def test_the_way_from_papers_to_a_model_knows_nothing_of_the_packages_beside_it(
 
 
 def test_the_site_is_built_without_a_warning_and_asks_no_other_server(tmp_path):
-    built = subprocess.run([sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet",
+    built = subprocess.run([sys.executable, "-m", "mkdocs", "build", "--strict",
                             "--site-dir", tmp_path], cwd=ROOT, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
     pages = list(tmp_path.rglob("*.html"))
