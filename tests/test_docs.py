@@ -3,9 +3,11 @@
 import ast
 import dataclasses
 import json
+import os
 import re
 import subprocess
 import sys
+import venv
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -14,6 +16,7 @@ import pytest
 from nej.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
+COMMANDS = ROOT / "scripts" / "docs_commands.py"
 KINDS = {int: "whole number", float: "number", bool: "true, false", str: "text",
          list[str]: "list of texts", type(None): "null"}
 
@@ -120,14 +123,38 @@ def test_the_picture_of_the_modules_is_the_one_that_the_code_gives(tmp_path):
 
 def test_marked_commands_run_in_a_clone_and_must_end_as_it_says(tmp_path):
     (tmp_path / "README.md").write_text(
-        "    exit 9\n\n<!-- run -->\n\n    ls README.md\n    touch new  # why\n\nand\n\n"
+        "    exit 9\n\n<!-- run -->\n\n    ls README.md models/starter\n    touch new  # why\n"
+        "    test -z \"${ARGS:-}\"; python -c 'import numpy'\n\nand\n\n"
         "<!-- run: exit 0, 3 or 4 -->\n\n```bash\nls new\nexit 4\n```\n\nend\n", "utf-8")
     (tmp_path / "wrong.md").write_text("<!-- run -->\n\n    false\n    true\n", "utf-8")
+    environment = Path(sys.prefix, "pins.txt")
+    (tmp_path / "requirements.txt").write_text(
+        environment.read_text("utf-8") if environment.exists() else "", "utf-8")
+    (tmp_path / "requirements_dev.txt").touch()
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org"]
     for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message", "Two"]):
         subprocess.run([*git, *command], cwd=tmp_path, check=True)
-    for document, code, said in (("README.md", 0, "2 blocks"), ("wrong.md", 1, "exit code 1")):
-        done = subprocess.run([sys.executable, ROOT / "scripts" / "docs_commands.py", document],
-                              cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == code and said in done.stdout, done.stderr
+    (tmp_path / "models" / "starter").mkdir(parents=True)
+    (tmp_path / "wrong.md").write_text("not committed", "utf-8")
+    for document, code, said in (("README.md", 0, "2 blocks"), ("wrong.md", 1, "exit code 1"),
+                                 ("none.md", 2, "none.md is no file of the last commit")):
+        done = subprocess.run([sys.executable, COMMANDS, document], cwd=tmp_path,
+                              env=os.environ | {"ARGS": "--of make"},
+                              capture_output=True, text=True)
+        assert done.returncode == code and said in done.stdout + done.stderr, done.stderr
     assert not (tmp_path / "new").exists()
+
+
+def test_marked_commands_take_no_environment_that_make_would_make_anew(tmp_path):
+    venv.create(tmp_path / ".venv", with_pip=False)
+    (tmp_path / ".venv" / "pins.txt").write_text("torch==1.0\n", "utf-8")
+    python = tmp_path / ".venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
+    done = subprocess.run([python, COMMANDS, "README.md"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "was not made from" in done.stderr
+
+
+def test_marked_commands_see_no_variable_that_is_meant_for_a_task():
+    variables = re.findall(r'^\w+ = os\.environ\.get\("(\w+)"',
+                           (ROOT / "tasks.py").read_text("utf-8"), re.M)
+    assert len(variables) > 8
+    assert all(f'"{name}"' in COMMANDS.read_text("utf-8") for name in variables)
