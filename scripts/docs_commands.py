@@ -44,8 +44,8 @@ def main(arguments: list[str]) -> int:
             pins = environment / "pins.txt"  # make would wipe the environment through the link
             if not pins.exists() or pins.read_text("utf-8") != "".join(
                     (clone / name).read_text("utf-8") for name in PINS):
-                raise InputError(f"{environment} was not made from the last commit's pins, and make "
-                                 "would make it anew; commit the pins, or run `make help`")
+                raise InputError(f"{environment} was not made from the last commit's pins; make "
+                                 "would wipe it: commit the pins, or run `make help`")
             (clone / ".venv").symlink_to(environment.resolve())
         if Path("models/starter").exists():  # do not fetch it again
             shutil.copytree("models/starter", clone / "models/starter")
