@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from invoke import Exit, task
 
 BASE = os.environ.get("BASE", "models/production")
+REVISION = os.environ.get("BASE", "origin/main")  # what a review compares with
 CONFIG = os.environ.get("CONFIG", "configs/base.json")  # `make train CONFIG=...` sets it
 SWEEP = os.environ.get("SWEEP", "configs/sweep.yaml")
 MODEL = os.environ.get("MODEL", "models/quickstart")
@@ -177,13 +178,14 @@ def drift(context, model=MODEL, papers=PAPERS, args=ARGS):
     _run("python", "scripts/drift.py", model, papers, *split(args))
 
 
-def review_data(context, base=BASE):
+@task
+def review_data(context, base=REVISION):
     """Write reports/review.md: are the data that differ from BASE=origin/main good?"""
     _run("python", "scripts/review.py", "data", base)
 
 
 @task
-def review_model(context, base=BASE):
+def review_model(context, base=REVISION):
     """Write reports/review.md: is the quickstart better than with the code of BASE=origin/main?"""
     _run("python", "scripts/review.py", "model", base)
 
@@ -265,7 +267,7 @@ def docs(context):
     """Build the documentation into site/, strictly."""
     _run("python", "scripts/draw_architecture.py")
     os.environ["NO_MKDOCS_2_WARNING"] = "1"
-    _run("mkdocs", "build", "--strict", "--quiet")
+    _run("mkdocs", "build", "--strict")
 
 
 @task

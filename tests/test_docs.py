@@ -3,9 +3,11 @@
 import ast
 import dataclasses
 import json
+import os
 import re
 import subprocess
 import sys
+import venv
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -14,6 +16,7 @@ import pytest
 from nej.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
+COMMANDS = ROOT / "scripts" / "docs_commands.py"
 KINDS = {int: "whole number", float: "number", bool: "true, false", str: "text",
          list[str]: "list of texts", type(None): "null"}
 
@@ -60,11 +63,18 @@ def test_the_service_and_the_tools_have_the_same_versions():
             assert versions.get(package, version) == version, package
 
 
-def test_each_make_target_that_the_readme_names_is_a_task():
-    readme = (ROOT / "README.md").read_text("utf-8")
-    tasks = re.findall(r"@task.*\ndef (\w+)", (ROOT / "tasks.py").read_text("utf-8"))
-    named = set(re.findall(r"\bmake (\w+)", " ".join(re.findall(r"`[^`]+`", readme))))
-    assert len(named) > 4 and named <= set(tasks)
+def test_each_make_target_in_code_of_the_documents_and_in_the_workflows_is_a_task():
+    tasks = re.findall(r"^@task.*\ndef (\w+)", (ROOT / "tasks.py").read_text("utf-8"), re.M)
+    named: set[str] = set()
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        code = re.findall(r"^```[^`]*^```|^ {4}.*|`[^`]+`", page.read_text("utf-8"), re.M)
+        named.update(re.findall(r"\bmake\s+([a-z][a-z-]*)", " ; ".join(code)))
+    assert len(named) > 20
+    for page in (*(ROOT / ".github" / "workflows").iterdir(), *(ROOT / ".ci").iterdir()):
+        for line in re.findall(r"^(?: *- run: )?make ([a-z -]+)", page.read_text("utf-8"), re.M):
+            named.update(line.split())
+    assert "review-data" in named
+    assert {name.replace("-", "_") for name in named} <= set(tasks)
 
 
 def test_each_file_that_the_readme_names_exists():
@@ -91,7 +101,7 @@ def test_the_way_from_papers_to_a_model_knows_nothing_of_the_packages_beside_it(
 
 
 def test_the_site_is_built_without_a_warning_and_asks_no_other_server(tmp_path):
-    built = subprocess.run([sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet",
+    built = subprocess.run([sys.executable, "-m", "mkdocs", "build", "--strict",
                             "--site-dir", tmp_path], cwd=ROOT, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
     pages = list(tmp_path.rglob("*.html"))
@@ -113,14 +123,38 @@ def test_the_picture_of_the_modules_is_the_one_that_the_code_gives(tmp_path):
 
 def test_marked_commands_run_in_a_clone_and_must_end_as_it_says(tmp_path):
     (tmp_path / "README.md").write_text(
-        "    exit 9\n\n<!-- run -->\n\n    ls README.md\n    touch new  # why\n\nand\n\n"
+        "    exit 9\n\n<!-- run -->\n\n    ls README.md models/starter\n    touch new  # why\n"
+        "    test -z \"${ARGS:-}\"; python -c 'import numpy'\n\nand\n\n"
         "<!-- run: exit 0, 3 or 4 -->\n\n```bash\nls new\nexit 4\n```\n\nend\n", "utf-8")
     (tmp_path / "wrong.md").write_text("<!-- run -->\n\n    false\n    true\n", "utf-8")
+    environment = Path(sys.prefix, "pins.txt")
+    (tmp_path / "requirements.txt").write_text(
+        environment.read_text("utf-8") if environment.exists() else "", "utf-8")
+    (tmp_path / "requirements_dev.txt").touch()
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org"]
     for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message", "Two"]):
         subprocess.run([*git, *command], cwd=tmp_path, check=True)
-    for document, code, said in (("README.md", 0, "2 blocks"), ("wrong.md", 1, "exit code 1")):
-        done = subprocess.run([sys.executable, ROOT / "scripts" / "docs_commands.py", document],
-                              cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == code and said in done.stdout, done.stderr
+    (tmp_path / "models" / "starter").mkdir(parents=True)
+    (tmp_path / "wrong.md").write_text("not committed", "utf-8")
+    for document, code, said in (("README.md", 0, "2 blocks"), ("wrong.md", 1, "exit code 1"),
+                                 ("none.md", 2, "none.md is no file of the last commit")):
+        done = subprocess.run([sys.executable, COMMANDS, document], cwd=tmp_path,
+                              env=os.environ | {"ARGS": "--of make"},
+                              capture_output=True, text=True)
+        assert done.returncode == code and said in done.stdout + done.stderr, done.stderr
     assert not (tmp_path / "new").exists()
+
+
+def test_marked_commands_take_no_environment_that_make_would_make_anew(tmp_path):
+    venv.create(tmp_path / ".venv", with_pip=False)
+    (tmp_path / ".venv" / "pins.txt").write_text("torch==1.0\n", "utf-8")
+    python = tmp_path / ".venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
+    done = subprocess.run([python, COMMANDS, "README.md"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "was not made from" in done.stderr
+
+
+def test_marked_commands_see_no_variable_that_is_meant_for_a_task():
+    variables = re.findall(r'^\w+ = os\.environ\.get\("(\w+)"',
+                           (ROOT / "tasks.py").read_text("utf-8"), re.M)
+    assert len(variables) > 8
+    assert all(f'"{name}"' in COMMANDS.read_text("utf-8") for name in variables)
