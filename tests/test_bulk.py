@@ -19,6 +19,7 @@ import torch
 from accelerate import PartialState
 
 from nej import InputError
+from nej.data.records import PIPE
 from nej.predicting import bulk, windows
 from nej.predicting.bulk import label_file
 from nej.prediction import Classifier
@@ -243,6 +244,36 @@ def test_an_unfinished_run_of_something_else_is_not_gone_on_with(
     with pytest.raises(InputError, match="b.parquet.partial holds an unfinished .* another file"):
         label_file(served_model, source, target)
     assert not target.exists()
+
+
+def test_a_pipe_deletes_no_work_but_another_pipes(papers, expected, served_model, tmp_path,
+                                                  monkeypatch):
+    source, target = write(tmp_path / "a.jsonl", papers), tmp_path / "b.parquet"
+    partial = tmp_path / "b.parquet.partial"
+
+    def label_pipe():
+        with open(source) as file:
+            monkeypatch.setattr("sys.stdin", file)
+            label_file(served_model, PIPE, target)
+
+    def killed(work):
+        with killed_at("before"):
+            work()
+    assert in_child(lambda: killed(lambda: label_file(served_model, source, target))) < 0
+    parts = sorted(partial.iterdir())
+    with pytest.raises(InputError, match="b.parquet.partial holds an unfinished .* another file"):
+        label_pipe()
+    assert sorted(partial.iterdir()) == parts
+    (partial / "run.json").unlink()
+    for label in (label_pipe, lambda: label_file(served_model, source, target)):
+        with pytest.raises(InputError, match="no unfinished run: it has no run.json; delete it"):
+            label()
+    assert sorted([*partial.iterdir(), partial / "run.json"]) == parts
+    partial.rename(tmp_path / "away")
+    assert in_child(lambda: killed(label_pipe)) < 0 and partial.exists()
+    label_pipe()
+    assert_labelled(target, expected)
+    assert not partial.exists()
 
 
 @pytest.mark.parametrize("target, arguments, message", [
