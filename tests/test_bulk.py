@@ -20,6 +20,7 @@ from accelerate import PartialState
 
 from nej import InputError
 from nej.data.records import PIPE
+from nej.judging.promotion import _point
 from nej.predicting import bulk, windows
 from nej.predicting.bulk import label_file
 from nej.prediction import Classifier
@@ -119,6 +120,21 @@ def test_what_cannot_be_labelled_is_carried_through_with_a_reason(served_model, 
     assert [row["id"] for row in rest] == ["", *"abcdefg"]
     assert {row["category"] for row in rest} == {row["abstained"] for row in rest} == {None}
     assert summary.bad.total() == 8 and "has no summary (first: row 3)" in summary.text()
+
+
+def test_a_link_that_is_moved_meanwhile_changes_nothing(
+        papers, expected, served_model, make_served, tmp_path, monkeypatch):
+    other, link = make_served(tmp_path / "other", seed=1), tmp_path / "production"
+    link.symlink_to(served_model)
+    source, target = write(tmp_path / "a.csv", papers), tmp_path / "b.csv"
+    load_backend = bulk.load_backend
+
+    def move_and_load(*arguments):
+        _point(link, other)
+        return load_backend(*arguments)
+    monkeypatch.setattr(bulk, "load_backend", move_and_load)
+    label_file(link, source, target)
+    assert_labelled(target, expected)
 
 
 def test_a_missing_title_column_is_told(served_model, tmp_path, caplog):

@@ -1,6 +1,7 @@
 """Drift: the same kind of papers raise no alarm, another kind does, and it is said in words."""
 
 import json
+import runpy
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from nej import InputError
+from nej.judging.promotion import _point
 from nej.predicting.drift import NUMBERS, Signals, compare, read_reference, signals, write_reference
 from nej.predicting.prediction_log import PredictionLog
 from nej.predicting.recent import recent_signals
@@ -140,6 +142,32 @@ def test_a_file_of_papers_like_those_and_one_of_another_field(judged, tmp_path):
     assert "ALARM  share of unknown words: " in done.stdout
     assert "ALARM  tokens of a paper" in done.stdout
     assert (tmp_path / "drift.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_verdict_is_told_where_no_picture_can_be_drawn(judged, tmp_path):
+    papers = write(tmp_path / "papers.jsonl", list(generate(300, 6)))
+    (tmp_path / "file").write_text("")
+    done = run_script("drift.py", judged, papers, "--figure", tmp_path / "file" / "drift.png")
+    assert done.returncode != 0 and "No alarm" in done.stdout
+
+
+def test_a_link_that_is_moved_meanwhile_changes_nothing(judged, make_served, tmp_path,
+                                                        monkeypatch):
+    link = tmp_path / "production"
+    link.symlink_to(judged)
+    papers = write(tmp_path / "papers.jsonl", list(generate(300, 6)))
+    asked = []
+
+    def move_and_read(model_dir):
+        _point(link, make_served(tmp_path / "other", seed=1))
+        return read_reference(model_dir)
+    monkeypatch.setattr("nej.predicting.drift.read_reference", move_and_read)
+    monkeypatch.setattr("nej.predicting.recent.recent_signals", lambda model_dir, *rest, **options: (
+        asked.append(model_dir), recent_signals(model_dir, *rest, **options))[1])
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    main = runpy.run_path(str(ROOT / "scripts" / "drift.py"))["main"]
+    main([str(link), str(papers), "--figure", str(tmp_path / "drift.png")])
+    assert asked[0].resolve() == judged.resolve()
 
 
 def log_line(version: str, hours: float = 0.0, **others) -> dict:

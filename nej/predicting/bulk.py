@@ -52,6 +52,7 @@ def label_file(model_dir: Path, source: Path, target: Path, *, backend: str | No
             a pipe and several processes.
     """
     check_processes()
+    model_dir = model_dir.resolve()  # a link may be moved meanwhile
     require_model(model_dir)
     prepare_device(replace(load_config(model_dir / CONFIG_FILE), ddp_timeout=WEEK_SECONDS))
     kind = _kind_of_target(target)
