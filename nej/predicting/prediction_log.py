@@ -98,8 +98,17 @@ class PredictionLog:
                     older = self._numbered(number - 1)
                     if older.exists():
                         os.replace(older, self._numbered(number))
-            with open(self.path, "ab") as file:
-                file.write(lines)
+            with open(self.path, "a+b", buffering=0) as file:
+                size_bytes = file.tell()
+                file.seek(max(0, size_bytes - 1))
+                if size_bytes and file.read() != b"\n":  # a process was killed as it wrote
+                    lines = b"\n" + lines
+                try:
+                    while lines:
+                        lines = lines[file.write(lines):]
+                except OSError:  # a disk may have taken a part before it was full
+                    file.truncate(size_bytes)
+                    raise
 
     def _numbered(self, number: int) -> Path:
         return self.path.with_name(f"{self.path.name}.{number}") if number else self.path
