@@ -5,9 +5,10 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from filelock import FileLock
@@ -34,6 +35,19 @@ def summarize(embeddings: np.ndarray) -> np.ndarray:
     Enough to see that papers of another kind come, too little to tell one paper from its summary.
     """
     return embeddings.astype(float) @ _directions(embeddings.shape[1])
+
+
+def open_parts(path: Path) -> list[TextIO]:
+    """Open the files of a log that are not empty, the oldest first; of any other file that one.
+
+    A service that writes the log moves none in between.
+    """
+    lock = f"{path}.lock"  # who may only read the folder does without
+    with FileLock(lock) if os.access(lock, os.W_OK) else nullcontext():
+        older = [part for part in path.parent.glob(f"{path.name}.*") if part.suffix[1:].isdigit()]
+        files = [*sorted(older, key=lambda part: -int(part.suffix[1:])), path]
+        return [open(part, encoding="utf-8", errors="replace") for part in files
+                if part.is_file() and part.stat().st_size]
 
 
 class PredictionLog:
