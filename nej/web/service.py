@@ -31,7 +31,9 @@ class Service:
                                 signals=self.signals, backend=settings.backend)
         self.log = PredictionLog(settings.log, size_bytes=settings.log_megabytes << 20,
                                  lost=self.signals.log_lost.inc) if settings.log else None
-        self.batcher = Batcher(queue_papers=settings.queue_papers, observe=self._batch)
+        self.batcher = Batcher(
+            queue_papers=settings.queue_papers, observe=self.signals.batch,
+            observe_waiting=self.signals.waiting.set)
 
     def close(self) -> None:
         """Answer what waits, and end."""
@@ -83,10 +85,6 @@ class Service:
             trained=manifest["finished"], commit=(manifest["git"] or {}).get("commit"),
             data=manifest["data"], papers=manifest["papers"], metrics=served.metrics,
             card=served.card)
-
-    def _batch(self, papers: int, tokens: int, seconds: float) -> None:
-        self.signals.batch(papers, tokens, seconds)
-        self.signals.waiting.set(self.batcher.waiting)
 
     def _note(self, served: ServedModel, papers: list[Paper], answer: Answer,
               predictions: list[Prediction]) -> None:
