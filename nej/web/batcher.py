@@ -20,7 +20,6 @@ from nej.batching import fill
 from nej.prediction import BATCH_PAPERS, Backend
 
 WINDOW_PAPERS = 64  # read together and sorted by length; later ones wait for these
-BATCH_TOKENS = 4096  # of a batch, padding included
 
 logger = logging.getLogger(__name__)
 
@@ -73,12 +72,13 @@ class Batcher:
 
     Args:
         queue_papers: papers that may wait; more are refused.
-        batch_tokens: tokens of a batch, padding included, but where a single paper has more.
+        batch_tokens: tokens of a batch, padding included, but where a single paper has more; None
+            for as many as the model likes.
         observe: called with papers, tokens and seconds of each batch, in the model's thread.
         observe_waiting: called with the papers that wait, whenever these change.
     """
 
-    def __init__(self, *, queue_papers: int, batch_tokens: int = BATCH_TOKENS,
+    def __init__(self, *, queue_papers: int, batch_tokens: int | None = None,
                  observe: Callable[[int, int, float], None] = lambda *_: None,
                  observe_waiting: Callable[[int], None] = lambda _: None):
         self.queue_papers, self.batch_tokens, self.observe = queue_papers, batch_tokens, observe
@@ -194,9 +194,10 @@ class Batcher:
                                  [job.titles[place] for job, place in window])
         order = sorted(range(len(window)), key=lambda index: -papers[index]["length"])
         # a short paper counts as a BATCH_PAPERS-th of the budget, so that no batch has more of them
-        least = self.batch_tokens // BATCH_PAPERS
+        most = self.batch_tokens or classifier.batch_tokens
+        least = most // BATCH_PAPERS
         start = 0
-        for end in fill([max(papers[i]["length"], least) for i in order], self.batch_tokens):
+        for end in fill([max(papers[i]["length"], least) for i in order], most):
             rows = [i for i in order[start:end] if not window[i][0].gone]
             start = end
             if rows:
