@@ -137,6 +137,17 @@ def test_a_link_that_is_moved_meanwhile_changes_nothing(
     assert_labelled(target, expected)
 
 
+def test_an_abstract_stands_in_for_a_summary_that_is_empty(served_model, tmp_path):
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(paper) + "\n" for paper in (
+        {"summary": "A robot."}, {"abstract": "A robot."}, {"summary": "A robot.", "abstract": "x"},
+        {"summary": None, "abstract": "A robot."}, {"summary": " ", "abstract": "A robot."},
+        {"summary": None, "abstract": ""})))
+    label_file(served_model, tmp_path / "a.jsonl", tmp_path / "b.jsonl")
+    *rows, last = labels(tmp_path / "b.jsonl")
+    assert len({(row["category"], row["probability"], row["reason"]) for row in rows}) == 1
+    assert last["reason"] == "has no summary"
+
+
 def test_a_missing_title_column_is_told(served_model, tmp_path, caplog):
     (tmp_path / "a.csv").write_text("summary\nA robot.\n")
     label_file(served_model, tmp_path / "a.csv", tmp_path / "b.csv")

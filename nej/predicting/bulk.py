@@ -201,11 +201,9 @@ def _windows(records: Records, how: Labelling, partial: Path | None = None) -> I
     for window in cut(records):
         mine = window.number % state.num_processes == state.process_index
         if mine and not (partial and _part(partial, window.number).exists()):
-            yield window, how.backend.read(
-                [summary for place, (_, _, summary) in enumerate(window.papers)
-                 if place not in window.faults],
-                [title for place, (_, title, _) in enumerate(window.papers)
-                 if place not in window.faults])
+            good = window.good.values()
+            yield window, how.backend.read([summary for *_, summary in good],
+                                           [title for _, title, _ in good])
         else:
             yield (window,)
 

@@ -98,9 +98,7 @@ def _of_papers(model_dir: Path, source: Path) -> Signals:
     with open_records(source, needed=["summary"]) as records:
         for window in cut(records):
             bad += len(window.faults)
-            for place, paper in enumerate(window.papers):
-                if place in window.faults:
-                    continue
+            for place, paper in window.good.items():
                 seen += 1
                 if seen <= MOST_PAPERS:
                     chosen.append((window.first_row + place, paper))
