@@ -194,7 +194,7 @@ def test_other_sites_may_not_ask_unless_they_are_named(client, make_client):
 
 
 def test_every_answer_has_the_security_headers(client, monkeypatch):
-    monkeypatch.setattr("nej.web.service.softmax", lambda *_: 1 / 0)
+    monkeypatch.setattr("nej.web.service.ranked", lambda *_: 1 / 0)
     answers = [client.get("/"), client.get("/page.js"), client.get("/nowhere"),
                client.post("/predict", json={}), client.delete("/predict"),
                client.post("/predict", json=PAPERS[0])]

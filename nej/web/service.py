@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
+from nej.predicting.labels import Labelling, ranked
 from nej.predicting.prediction_log import PredictionLog, summarize
-from nej.prediction import softmax
 from nej.web.batcher import Answer, Batcher
 from nej.web.model_in_use import ModelInUse, ServedModel
 from nej.web.schemas import Category, Class, ModelDescription, Paper, Prediction, Predictions
@@ -110,12 +110,9 @@ class Service:
 
 
 def _predictions(served: ServedModel, answer: Answer, top_k: int) -> list[Prediction]:
-    probabilities = softmax(answer.logits, served.classifier.temperature)
-    best = (-probabilities).argsort(axis=1, kind="stable")[:, :top_k]
-    names = served.classifier.names
+    how = Labelling(served.classifier, served.threshold, top_k)
     return [Prediction(
-        categories=[Category(code=names[i], name=served.name_of(names[i]),
-                             probability=float(row[i])) for i in order],
-        abstained=served.threshold is not None and float(row[order[0]]) < served.threshold,
-        truncated=read["truncated"])
-        for row, order, read in zip(probabilities, best, answer.papers)]
+        categories=[Category(code=code, name=name, probability=probability)
+                    for code, name, probability in label.categories],
+        abstained=label.abstained, truncated=read["truncated"])
+        for label, read in zip(ranked(answer.logits, how), answer.papers)]
