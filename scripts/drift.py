@@ -27,12 +27,14 @@ def main(arguments: list[str]) -> int:
     from nej.predicting.drift_figures import draw_drift
     from nej.predicting.recent import recent_signals
     from nej.prediction import require_model
-    require_model(options.model)
-    reference = read_reference(options.model)
-    found = recent_signals(options.model, options.papers, days=options.days)
+    model_dir = options.model.resolve()  # a link may be moved meanwhile
+    require_model(model_dir)
+    reference = read_reference(model_dir)
+    found = recent_signals(model_dir, options.papers, days=options.days)
     drift = compare(found, reference)
+    print(drift.text())  # before the picture, which a read-only folder does not take
     draw_drift(drift, found, reference, options.figure)
-    print(f"{drift.text()}\nfigure: {options.figure}")
+    print(f"figure: {options.figure}")
     return 3 if drift.alarms else 0
 
 

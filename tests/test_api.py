@@ -4,6 +4,8 @@ import asyncio
 import json
 import re
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -192,7 +194,7 @@ def test_other_sites_may_not_ask_unless_they_are_named(client, make_client):
 
 
 def test_every_answer_has_the_security_headers(client, monkeypatch):
-    monkeypatch.setattr("nej.web.service.softmax", lambda *_: 1 / 0)
+    monkeypatch.setattr("nej.web.service.ranked", lambda *_: 1 / 0)
     answers = [client.get("/"), client.get("/page.js"), client.get("/nowhere"),
                client.post("/predict", json={}), client.delete("/predict"),
                client.post("/predict", json=PAPERS[0])]
@@ -321,6 +323,26 @@ def test_prometheus_sees_load_and_papers(make_client):
     shares = re.findall(r'^nej_predictions_total\{category="cs.\w+"\} (\d)', text, re.M)
     assert sum(map(int, shares)) == 2
     assert "/some/path" not in text and "zxqv" not in text
+
+
+def test_prometheus_sees_what_waits_and_what_is_given_up(make_client, slow):
+    client = make_client(deadline_seconds=1)
+    slow[1]()
+
+    def waiting() -> int:
+        return int(float(re.search(r"^nej_waiting_papers (\S+)$", client.get("/metrics").text,
+                                   re.M)[1]))
+    with ThreadPoolExecutor(2) as clients:
+        first = clients.submit(client.post, "/predict", json=PAPERS[0])
+        while not client.app.state.service.batcher.working:
+            time.sleep(0.01)
+        second = clients.submit(client.post, "/predict", json=PAPERS[:3])
+        while not client.app.state.service.batcher.waiting:
+            time.sleep(0.01)
+        assert waiting() == 3
+        assert [first.result().status_code, second.result().status_code] == [503, 503]
+    assert waiting() == 0
+    slow[0].set()
 
 
 def test_the_log_has_no_texts_unless_asked(make_client, tmp_path, caplog):

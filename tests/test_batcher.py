@@ -15,7 +15,8 @@ from scripts.make_sample import generate
 class Reader:
     """Stands in for a Classifier: a text's number is its logit; `go` lets it compute."""
 
-    def __init__(self, *, waits: bool = False):
+    def __init__(self, *, waits: bool = False, batch_tokens: int = 4096):
+        self.batch_tokens = batch_tokens
         self.go, self.began, self.batches = threading.Event(), threading.Event(), []
         if not waits:
             self.go.set()
@@ -79,6 +80,19 @@ def test_what_comes_in_meanwhile_shares_batches_of_like_length(batcher):
     assert asyncio.run(several()) == [[1], [2, 3, 444], [5]]
     assert reader.batches == [[1], [2, 5, 444], [3]]  # 320 tokens are three of the longest
     assert batcher.waiting == 0
+
+
+def test_a_model_that_wants_much_at_a_time_gets_it():
+    made = []
+
+    async def batches_of(reader: Reader) -> int:
+        made.append(Batcher(queue_papers=100))
+        await ask(made[-1], reader, *(f"{n}".ljust(512) for n in range(32)))
+        return len(reader.batches)
+    cpu, gpu = (Reader(batch_tokens=tokens) for tokens in (4096, 65_536))
+    assert asyncio.run(batches_of(cpu)) == 4 and asyncio.run(batches_of(gpu)) == 1
+    for batcher in made:
+        batcher.close()
 
 
 def test_the_logits_are_those_of_the_classifier_alone(served_model, batcher):

@@ -19,6 +19,8 @@ import torch
 from accelerate import PartialState
 
 from nej import InputError
+from nej.data.records import PIPE
+from nej.judging.promotion import _point
 from nej.predicting import bulk, windows
 from nej.predicting.bulk import label_file
 from nej.prediction import Classifier
@@ -118,6 +120,32 @@ def test_what_cannot_be_labelled_is_carried_through_with_a_reason(served_model, 
     assert [row["id"] for row in rest] == ["", *"abcdefg"]
     assert {row["category"] for row in rest} == {row["abstained"] for row in rest} == {None}
     assert summary.bad.total() == 8 and "has no summary (first: row 3)" in summary.text()
+
+
+def test_a_link_that_is_moved_meanwhile_changes_nothing(
+        papers, expected, served_model, make_served, tmp_path, monkeypatch):
+    other, link = make_served(tmp_path / "other", seed=1), tmp_path / "production"
+    link.symlink_to(served_model)
+    source, target = write(tmp_path / "a.csv", papers), tmp_path / "b.csv"
+    load_backend = bulk.load_backend
+
+    def move_and_load(*arguments):
+        _point(link, other)
+        return load_backend(*arguments)
+    monkeypatch.setattr(bulk, "load_backend", move_and_load)
+    label_file(link, source, target)
+    assert_labelled(target, expected)
+
+
+def test_an_abstract_stands_in_for_a_summary_that_is_empty(served_model, tmp_path):
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(paper) + "\n" for paper in (
+        {"summary": "A robot."}, {"abstract": "A robot."}, {"summary": "A robot.", "abstract": "x"},
+        {"summary": None, "abstract": "A robot."}, {"summary": " ", "abstract": "A robot."},
+        {"summary": None, "abstract": ""})))
+    label_file(served_model, tmp_path / "a.jsonl", tmp_path / "b.jsonl")
+    *rows, last = labels(tmp_path / "b.jsonl")
+    assert len({(row["category"], row["probability"], row["reason"]) for row in rows}) == 1
+    assert last["reason"] == "has no summary"
 
 
 def test_a_missing_title_column_is_told(served_model, tmp_path, caplog):
@@ -243,6 +271,36 @@ def test_an_unfinished_run_of_something_else_is_not_gone_on_with(
     with pytest.raises(InputError, match="b.parquet.partial holds an unfinished .* another file"):
         label_file(served_model, source, target)
     assert not target.exists()
+
+
+def test_a_pipe_deletes_no_work_but_another_pipes(papers, expected, served_model, tmp_path,
+                                                  monkeypatch):
+    source, target = write(tmp_path / "a.jsonl", papers), tmp_path / "b.parquet"
+    partial = tmp_path / "b.parquet.partial"
+
+    def label_pipe():
+        with open(source) as file:
+            monkeypatch.setattr("sys.stdin", file)
+            label_file(served_model, PIPE, target)
+
+    def killed(work):
+        with killed_at("before"):
+            work()
+    assert in_child(lambda: killed(lambda: label_file(served_model, source, target))) < 0
+    parts = sorted(partial.iterdir())
+    with pytest.raises(InputError, match="b.parquet.partial holds an unfinished .* another file"):
+        label_pipe()
+    assert sorted(partial.iterdir()) == parts
+    (partial / "run.json").unlink()
+    for label in (label_pipe, lambda: label_file(served_model, source, target)):
+        with pytest.raises(InputError, match="no unfinished run: it has no run.json; delete it"):
+            label()
+    assert sorted([*partial.iterdir(), partial / "run.json"]) == parts
+    partial.rename(tmp_path / "away")
+    assert in_child(lambda: killed(label_pipe)) < 0 and partial.exists()
+    label_pipe()
+    assert_labelled(target, expected)
+    assert not partial.exists()
 
 
 @pytest.mark.parametrize("target, arguments, message", [

@@ -1,6 +1,9 @@
 """Drift: the same kind of papers raise no alarm, another kind does, and it is said in words."""
 
 import json
+import runpy
+import threading
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,6 +12,7 @@ import numpy as np
 import pytest
 
 from nej import InputError
+from nej.judging.promotion import _point
 from nej.predicting.drift import NUMBERS, Signals, compare, read_reference, signals, write_reference
 from nej.predicting.prediction_log import PredictionLog
 from nej.predicting.recent import recent_signals
@@ -170,6 +174,32 @@ def test_a_file_of_papers_like_those_and_one_of_another_field(judged, tmp_path):
     assert (tmp_path / "drift.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_verdict_is_told_where_no_picture_can_be_drawn(judged, tmp_path):
+    papers = write(tmp_path / "papers.jsonl", list(generate(300, 6)))
+    (tmp_path / "file").write_text("")
+    done = run_script("drift.py", judged, papers, "--figure", tmp_path / "file" / "drift.png")
+    assert done.returncode != 0 and "No alarm" in done.stdout
+
+
+def test_a_link_that_is_moved_meanwhile_changes_nothing(judged, make_served, tmp_path,
+                                                        monkeypatch):
+    link = tmp_path / "production"
+    link.symlink_to(judged)
+    papers = write(tmp_path / "papers.jsonl", list(generate(300, 6)))
+    asked = []
+
+    def move_and_read(model_dir):
+        _point(link, make_served(tmp_path / "other", seed=1))
+        return read_reference(model_dir)
+    monkeypatch.setattr("nej.predicting.drift.read_reference", move_and_read)
+    monkeypatch.setattr("nej.predicting.recent.recent_signals", lambda model, *rest, **options: (
+        asked.append(model), recent_signals(model, *rest, **options))[1])
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    main = runpy.run_path(str(ROOT / "scripts" / "drift.py"))["main"]
+    main([str(link), str(papers), "--figure", str(tmp_path / "drift.png")])
+    assert asked[0].resolve() == judged.resolve()
+
+
 def log_line(version: str, hours: float = 0.0, **others) -> dict:
     return {"time": (datetime.now(UTC) - timedelta(hours=hours)).isoformat(), "version": version,
             "category": "cs.CV", "probability": 0.5, "tokens": 40, "unknown_words": 0.1,
@@ -195,6 +225,57 @@ def test_a_log_of_predictions_is_read_with_its_older_parts(judged, tmp_path, cap
     assert len(recent_signals(judged, path, days=1)) == 10 and "older: 9" in caplog.text
     with pytest.raises(InputError, match="no prediction of .* in the last 0.01 days"):
         recent_signals(judged, write(path, [log_line(version, hours=3)]), days=0.01)
+
+
+def test_a_log_that_moves_on_while_it_is_read_lacks_nothing(judged, tmp_path, monkeypatch):
+    version = json.loads((judged / "manifest.json").read_text())["weights_sha256"][:12]
+    path = tmp_path / "predictions.jsonl"
+    log = PredictionLog(path, size_bytes=10_000)  # a file has some four lines
+
+    def append(tokens: int):
+        log._append((json.dumps(log_line(version, tokens=tokens)) + "\n").encode())
+    for tokens in range(1, 9):
+        append(tokens)
+    older = len(list(tmp_path.glob("*.jsonl.?")))
+    loads = json.loads
+
+    def loads_and_moves(text):
+        if len(list(tmp_path.glob("*.jsonl.?"))) < older + 2:
+            append(99)
+        return loads(text)
+    monkeypatch.setattr("nej.predicting.recent.json.loads", loads_and_moves)
+    found = recent_signals(judged, path).tokens.tolist()
+    assert [tokens for tokens in found if tokens != 99] == list(range(1, 9))
+    moving = threading.Event()
+    with log._lock:  # it is just moving on
+        path.rename(tmp_path / "away")
+        reader = threading.Thread(target=lambda: (
+            moving.set(), found.append(recent_signals(judged, path))))
+        reader.start()
+        moving.wait(10)
+        time.sleep(0.2)
+        (tmp_path / "away").rename(path)
+    reader.join()
+    assert len(found[-1]) >= 8
+    log.close()
+
+
+@pytest.mark.parametrize("name", ["predictions.jsonl", "predictions.log"])
+def test_a_log_that_has_nothing_in_it_yet_is_told(judged, tmp_path, name):
+    log = PredictionLog(tmp_path / name, size_bytes=1 << 20)  # as the service makes it
+    with pytest.raises(InputError, match=f"{name} is empty: no predictions in it yet"):
+        recent_signals(judged, tmp_path / name, days=1)
+    log.close()
+    version = json.loads((judged / "manifest.json").read_text())["weights_sha256"][:12]
+    write(tmp_path / f"{name}.1", [log_line(version)] * 3)
+    assert len(recent_signals(judged, tmp_path / name)) == 3
+
+
+@pytest.mark.parametrize("days", [1e10, 1e6, float("inf"), float("nan")])
+def test_days_that_no_calendar_has_are_told(judged, tmp_path, days):
+    path = write(tmp_path / "predictions.jsonl", [log_line("0123456789ab")])
+    with pytest.raises(InputError, match="--days is .*, and no calendar has as many"):
+        recent_signals(judged, path, days=days)
 
 
 def test_mistakes_are_explained(judged, make_served, tmp_path):

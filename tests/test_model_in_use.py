@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import pickle
+import shutil
 
 import pytest
 
@@ -103,6 +104,27 @@ def test_a_broken_model_is_not_taken_and_the_old_one_goes_on(models, production,
     assert caplog.text.count("cannot be taken into use") == 1
     assert "not those of its manifest" in caplog.text and "version" in caplog.text
     assert 'nej_model_loads_total{outcome="refused"} 1.0' in model.signals.text().decode()
+
+
+@pytest.mark.parametrize("last", ["model.safetensors", "tokenizer.json", "calibration.json"])
+def test_a_model_that_is_copied_slowly_is_taken_when_it_is_whole(
+        models, production, tmp_path, caplog, last):
+    copy, whole = tmp_path / "copy", (models / "new" / last).read_bytes()
+    shutil.copytree(models / "new", copy)
+    (copy / last).write_bytes(whole[:-30])
+    model = ModelInUse(production, wanted_accuracy=0.9, signals=Signals())
+
+    async def replace():
+        watching = asyncio.create_task(model.watch())
+        _point(production, copy)
+        while "cannot be taken into use" not in caplog.text:
+            await asyncio.sleep(0.01)
+        (copy / last).write_bytes(whole)
+        while model.current.name == "old":
+            await asyncio.sleep(0.01)
+        watching.cancel()
+    asyncio.run(asyncio.wait_for(replace(), 15))
+    assert model.current.name == "copy"
 
 
 def test_a_link_to_nothing_is_waited_for(models, production):

@@ -169,6 +169,42 @@ def test_a_service_with_a_token_asks_for_it(browser, serve):
     page.close()
 
 
+def test_a_summary_that_is_emptied_while_a_request_runs_leaves_the_button_free(page):
+    page.route("**/predict", lambda route: None)  # no answer comes
+    page.get_by_role("button", name="Try an example").click()
+    button = page.locator("#send")
+    playwright.expect(button).to_have_attribute("aria-disabled", "true")
+    page.get_by_label("Summary").fill(" ")
+    page.get_by_label("Title").press("Enter")
+    playwright.expect(page.get_by_role("alert")).to_contain_text("There is no summary yet")
+    playwright.expect(button).not_to_have_attribute("aria-disabled", "true")
+    assert "stale" not in (page.locator("#result").get_attribute("class") or "")
+
+
+def test_the_model_is_asked_for_until_it_is_known_and_the_token_field_stays(browser, serve):
+    page, asked = browser.new_page(), []
+    page.on("request", lambda request: asked.append(request.url.rsplit("/")[-1]))
+    page.goto(serve(token=TOKEN))
+    token = page.get_by_label("Token")
+    token.fill(TOKEN)
+    page.route("**/model", lambda route: route.fulfill(status=500, json={"detail": "an error"}))
+    page.get_by_role("button", name="Try an example").click()
+    page.locator("#bars li").first.wait_for()
+    send = page.get_by_role("button", name="Propose categories")
+    send.click()
+    page.get_by_text("An error.").wait_for()
+    playwright.expect(token).to_be_visible()
+    page.unroute("**/model")
+    send.click()
+    page.get_by_text("tiny, version").wait_for()
+    assert asked.count("model") == 3
+    with page.expect_response("**/predict"):
+        send.click()
+    page.wait_for_timeout(100)
+    assert asked.count("model") == 3
+    page.close()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_small_phone_light_and_dark(browser, address, scheme):
     page = browser.new_page(viewport={"width": 320, "height": 640}, color_scheme=scheme)

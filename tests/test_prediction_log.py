@@ -2,6 +2,7 @@
 
 import json
 import logging
+import resource
 import threading
 
 import numpy as np
@@ -71,6 +72,31 @@ def test_a_full_disk_is_counted_and_told_once(tmp_path, monkeypatch, caplog):
         log.close()
     assert lost == [2] * 5
     assert caplog.text.count("No space left on device") == 1
+
+
+def test_a_line_that_was_torn_swallows_no_other(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"n": 1}\n{"n": 2, "te')
+    for number in (3, 4):
+        log = PredictionLog(path, size_bytes=1 << 20)
+        log.write([{"n": number}])
+        log.close()
+    assert path.read_text() == '{"n": 1}\n{"n": 2, "te\n{"n": 3}\n{"n": 4}\n'
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_line_keeps_no_part_of_it(tmp_path):
+    lost, (soft, hard) = [], resource.getrlimit(resource.RLIMIT_FSIZE)
+    log = PredictionLog(tmp_path / "log.jsonl", size_bytes=1 << 20, lost=lost.append)
+    log._append(b'{"n": 1}\n')
+    resource.setrlimit(resource.RLIMIT_FSIZE, (15, hard))
+    try:
+        log._write([{"n": 2}])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / "log.jsonl").read_text() == '{"n": 1}\n' and lost == [1]
+    log.write([{"n": 3}])
+    log.close()
+    assert [line["n"] for line in lines(tmp_path)] == [1, 3]
 
 
 def test_a_disk_that_hangs_holds_nobody_up(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -19,10 +20,18 @@ from uvicorn.config import STARTUP_FAILURE
 
 from nej import InputError
 from nej.judging.promotion import _point
-from nej.web.serving import SETTINGS, Settings, _bound, create, serve
+from nej.web.serving import SETTINGS, TOKEN, Settings, Supervisor, _bound, create, serve
 
 ROOT = Path(__file__).resolve().parent.parent
 PAPER = {"title": "Mirrors", "summary": "We propose a robot that sees its image in a mirror."}
+
+
+@pytest.fixture(autouse=True)
+def hangup():
+    """Let SIGHUP do what it does by itself, and after the test what it did before."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 class Server:
@@ -176,6 +185,35 @@ def test_a_worker_that_cannot_start_ends_the_service_unless_one_ran(
     create().state.service.close()
     (model / "model.safetensors").rename(model / "away")
     assert code() == 1
+
+
+def test_a_hangup_while_the_model_loads_does_not_end_the_service(served_model, monkeypatch):
+    hangups = []
+    signal.signal(signal.SIGHUP, lambda *_: hangups.append(1))
+
+    def load(settings):
+        os.kill(os.getpid(), signal.SIGHUP)
+        raise InputError("loaded")
+    monkeypatch.setattr("nej.web.api.create_app", load)
+    with pytest.raises(InputError, match="loaded"):
+        serve(Settings(model=served_model, port=0))
+    assert hangups == []
+
+
+@pytest.mark.parametrize("token", [None, "a-token-that-nobody-guesses"])
+def test_workers_have_the_token_of_the_settings(served_model, monkeypatch, token):
+    monkeypatch.setattr(os, "environ", os.environ | {TOKEN: "another-one-of-the-environment"})
+    monkeypatch.setattr("nej.web.serving.Supervisor", lambda *_: SimpleNamespace(run=lambda: None))
+    serve(Settings(model=served_model, port=0, workers=2, token=token))
+    assert os.environ.get(TOKEN) == token
+
+
+def test_a_hangup_reaches_the_living_workers_past_a_dead_one():
+    dead, living = (subprocess.Popen(["sleep", "60"]) for _ in range(2))
+    dead.kill()
+    dead.wait()
+    Supervisor.handle_hup(SimpleNamespace(processes=[dead, living]))
+    assert living.wait(10) == -signal.SIGHUP
 
 
 def test_mistakes_end_with_a_sentence(served_model, tmp_path):

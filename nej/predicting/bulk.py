@@ -52,6 +52,7 @@ def label_file(model_dir: Path, source: Path, target: Path, *, backend: str | No
             a pipe and several processes.
     """
     check_processes()
+    model_dir = model_dir.resolve()  # a link may be moved meanwhile
     require_model(model_dir)
     prepare_device(replace(load_config(model_dir / CONFIG_FILE), ddp_timeout=WEEK_SECONDS))
     kind = _kind_of_target(target)
@@ -93,7 +94,7 @@ def _to_file(records: Records, model_dir: Path, source: Path, target: Path, kind
     made_from = {"source": _mark(source), "weights_sha256": json.loads(
         (model_dir / "manifest.json").read_text("utf-8"))["weights_sha256"]}
     if state.is_main_process:
-        before = _unfinished(partial, made_from) if source != PIPE else None
+        before = _unfinished(partial, made_from)
         how = labelling(load_backend(model_dir, before["backend"] if before and not backend
                                      else backend))
         record = made_from | {"backend": backend_name(how.backend), "top_k": how.top_k,
@@ -148,14 +149,19 @@ def _mark(source: Path) -> dict[str, Any]:
 
 
 def _unfinished(partial: Path, made_from: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the record of an unfinished run, None if there is none.
+    """Return the record of an unfinished run, None if there is none or its input was a pipe.
 
     Raises:
-        InputError: it is of another file or model.
+        InputError: it is of another file or model, or what is there is no such run.
     """
     try:
         before = json.loads((partial / RECORD).read_text("utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if partial.exists():
+            raise InputError(f"{partial} is in the way, and no unfinished run: it has no {RECORD}; "
+                             "delete it to begin anew, or name another --output") from error
+        return None
+    if before["source"] == _mark(PIPE):  # which cannot be read twice
         return None
     for key, name in (("source", "file"), ("weights_sha256", "model")):
         if before[key] != made_from[key]:
@@ -195,11 +201,9 @@ def _windows(records: Records, how: Labelling, partial: Path | None = None) -> I
     for window in cut(records):
         mine = window.number % state.num_processes == state.process_index
         if mine and not (partial and _part(partial, window.number).exists()):
-            yield window, how.backend.read(
-                [summary for place, (_, _, summary) in enumerate(window.papers)
-                 if place not in window.faults],
-                [title for place, (_, title, _) in enumerate(window.papers)
-                 if place not in window.faults])
+            good = window.good.values()
+            yield window, how.backend.read([summary for *_, summary in good],
+                                           [title for _, title, _ in good])
         else:
             yield (window,)
 

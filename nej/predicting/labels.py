@@ -25,6 +25,25 @@ class Labelling:
     top_k: int
 
 
+@dataclass(frozen=True)
+class Label:
+    """What a paper is labelled with."""
+
+    categories: list[tuple[str, str, float]]  # code, name, probability; the most probable first
+    abstained: bool
+
+
+def ranked(logits: np.ndarray, how: Labelling) -> list[Label]:
+    """Return the label of each paper by its logits, (papers, classes)."""
+    probabilities = softmax(logits, how.backend.temperature)
+    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :how.top_k]
+    codes = how.backend.names
+    return [Label([(codes[index], category_names().get(codes[index], codes[index]),
+                    float(row[index])) for index in order],
+                  how.threshold is not None and bool(row[order[0]] < how.threshold))
+            for row, order in zip(probabilities, best)]
+
+
 def schema(top_k: int) -> pa.Schema:
     """Return the columns, with those of the `top_k` most probable categories."""
     more = [column for rank in range(2, top_k + 1) for column in (
@@ -37,23 +56,19 @@ def schema(top_k: int) -> pa.Schema:
 
 def label(window: Window, read: list[dict[str, Any]], how: Labelling) -> pa.Table:
     """Return a window's labels; `read` are its good papers, as the model reads them."""
-    good = [place for place in range(len(window.papers)) if place not in window.faults]
     columns: dict[str, list] = {name: [None] * len(window.papers)
                                 for name in schema(how.top_k).names}
     columns["row"] = [window.first_row + place for place in range(len(window.papers))]
     columns["id"] = [identity for identity, *_ in window.papers]
     columns["reason"] = [window.faults.get(place) for place in range(len(window.papers))]
-    logits = how.backend.run(read, description=None).logits
-    probabilities = softmax(logits, how.backend.temperature)
-    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :how.top_k]
-    names = how.backend.names
-    for place, paper, row, order in zip(good, read, probabilities, best):
-        for rank, index in enumerate(order, 1):
+    labels = ranked(how.backend.run(read, description=None).logits, how)
+    for place, paper, found in zip(window.good, read, labels):
+        for rank, (code, _, probability) in enumerate(found.categories, 1):
             end = f"_{rank}" if rank > 1 else ""
-            columns[f"category{end}"][place] = names[index]
-            columns[f"probability{end}"][place] = row[index]
-        columns["name"][place] = category_names().get(names[order[0]], names[order[0]])
-        columns["abstained"][place] = how.threshold is not None and row[order[0]] < how.threshold
+            columns[f"category{end}"][place] = code
+            columns[f"probability{end}"][place] = probability
+        columns["name"][place] = found.categories[0][1]
+        columns["abstained"][place] = found.abstained
         columns["truncated"][place] = paper["truncated"]
     return pa.table(columns, schema=schema(how.top_k))
 

@@ -5,9 +5,10 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from filelock import FileLock
@@ -34,6 +35,19 @@ def summarize(embeddings: np.ndarray) -> np.ndarray:
     Enough to see that papers of another kind come, too little to tell one paper from its summary.
     """
     return embeddings.astype(float) @ _directions(embeddings.shape[1])
+
+
+def open_parts(path: Path) -> list[TextIO]:
+    """Open the files of a log that are not empty, the oldest first; of any other file that one.
+
+    A service that writes the log moves none in between.
+    """
+    lock = f"{path}.lock"  # who may only read the folder does without
+    with FileLock(lock) if os.access(lock, os.W_OK) else nullcontext():
+        older = [part for part in path.parent.glob(f"{path.name}.*") if part.suffix[1:].isdigit()]
+        files = [*sorted(older, key=lambda part: -int(part.suffix[1:])), path]
+        return [open(part, encoding="utf-8", errors="replace") for part in files
+                if part.is_file() and part.stat().st_size]
 
 
 class PredictionLog:
@@ -98,8 +112,17 @@ class PredictionLog:
                     older = self._numbered(number - 1)
                     if older.exists():
                         os.replace(older, self._numbered(number))
-            with open(self.path, "ab") as file:
-                file.write(lines)
+            with open(self.path, "a+b", buffering=0) as file:
+                size_bytes = file.tell()
+                file.seek(max(0, size_bytes - 1))
+                if size_bytes and file.read() != b"\n":  # a process was killed as it wrote
+                    lines = b"\n" + lines
+                try:
+                    while lines:
+                        lines = lines[file.write(lines):]
+                except OSError:  # a disk may have taken a part before it was full
+                    file.truncate(size_bytes)
+                    raise
 
     def _numbered(self, number: int) -> Path:
         return self.path.with_name(f"{self.path.name}.{number}") if number else self.path

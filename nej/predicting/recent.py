@@ -2,9 +2,11 @@
 
 import json
 import logging
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -12,6 +14,7 @@ from nej import InputError
 from nej.data.records import open_records
 from nej.predicting.backends import TORCH, load_backend
 from nej.predicting.drift import Signals, signals
+from nej.predicting.prediction_log import open_parts
 from nej.predicting.unknown_words import UnknownWords
 from nej.predicting.windows import cut
 
@@ -27,46 +30,52 @@ def recent_signals(model_dir: Path, source: Path, *, days: float | None = None) 
         days: of a log, only what was predicted in the last so many days.
 
     Raises:
-        InputError: no such file, nothing in it of this model, or days of a file of papers.
+        InputError: no such file, nothing in it of this model, days of a file of papers, or days
+            that no calendar has.
     """
-    if _is_log(source):
-        return _of_log(model_dir, source, days)
+    with ExitStack() as opened:
+        parts = [opened.enter_context(part) for part in open_parts(source)]
+        if not parts and source.is_file():
+            raise InputError(f"{source} is empty: no predictions in it yet; ask again when the "
+                             "service has answered, or name another log, or papers")
+        if _are_log(parts):
+            return _of_log(model_dir, source, parts, days)
     if days is not None:
         raise InputError(f"--days is for a log of predictions, and {source} is none")
     return _of_papers(model_dir, source)
 
 
-def _is_log(source: Path) -> bool:
+def _are_log(parts: list[TextIO]) -> bool:
     try:
-        with open(source, encoding="utf-8", errors="replace") as file:
-            first = json.loads(file.readline(1 << 20))
-    except (OSError, ValueError):
+        first = json.loads(parts[-1].readline(1 << 20))
+        parts[-1].seek(0)
+    except (IndexError, ValueError):
         return False
     return isinstance(first, dict) and {"version", "unknown_words", "embedding"} <= set(first)
 
 
-def _of_log(model_dir: Path, source: Path, days: float | None) -> Signals:
+def _of_log(model_dir: Path, source: Path, parts: list[TextIO], days: float | None) -> Signals:
     version = json.loads((model_dir / "manifest.json").read_text("utf-8"))["weights_sha256"][:12]
-    since = datetime.now(UTC) - timedelta(days=days) if days is not None else None
+    try:
+        since = datetime.now(UTC) - timedelta(days=days) if days is not None else None
+    except (OverflowError, ValueError) as error:
+        raise InputError(f"--days is {days:g}, and no calendar has as many; name fewer, or leave "
+                         "it out") from error
     rows: list[dict[str, Any]] = []
     left_out = {"of another model": 0, "older": 0, "not whole": 0}
-    older = [path for path in source.parent.glob(f"{source.name}.*") if path.suffix[1:].isdigit()]
-    for file in [*sorted(older, key=lambda path: -int(path.suffix[1:])), source]:
-        with open(file, encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                try:
-                    row = json.loads(line)
-                    reason = ("of another model" if row["version"] != version else
-                              "older" if since and datetime.fromisoformat(row["time"]) < since
-                              else None)
-                    row = {name: row[name] for name in (
-                        "time", "tokens", "unknown_words", "probability", "category", "embedding")}
-                except (ValueError, KeyError, TypeError):  # the service is just writing it
-                    reason = "not whole"
-                if reason:
-                    left_out[reason] += 1
-                else:
-                    rows.append(row)
+    for line in chain.from_iterable(parts):
+        try:
+            row = json.loads(line)
+            reason = ("of another model" if row["version"] != version else
+                      "older" if since and datetime.fromisoformat(row["time"]) < since else None)
+            row = {name: row[name] for name in (
+                "time", "tokens", "unknown_words", "probability", "category", "embedding")}
+        except (ValueError, KeyError, TypeError):  # the service is just writing it
+            reason = "not whole"
+        if reason:
+            left_out[reason] += 1
+        else:
+            rows.append(row)
     logger.info("%s: %d predictions%s", source, len(rows), "".join(
         f"; left out, {reason}: {count}" for reason, count in left_out.items() if count))
     if not rows:
@@ -89,9 +98,7 @@ def _of_papers(model_dir: Path, source: Path) -> Signals:
     with open_records(source, needed=["summary"]) as records:
         for window in cut(records):
             bad += len(window.faults)
-            for place, paper in enumerate(window.papers):
-                if place in window.faults:
-                    continue
+            for paper in window.good.values():
                 seen += 1
                 if seen <= MOST_PAPERS:
                     chosen.append(paper)

@@ -1,15 +1,16 @@
-"""Windows of a file's papers: so many at a time are read, checked, and sorted by length."""
+"""Windows of a file's papers: so many at a time are read, checked and labelled."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from nej.data.records import LONGEST, Records
+from nej.data.records import ALIASES, LONGEST, Records
 from nej.fields import is_text
 
 WINDOW_PAPERS = 2048
 WINDOW_CHARACTERS = 16 << 20  # after which a window has no more papers
+SUMMARIES = ("summary", *(alias for alias, name in ALIASES.items() if name == "summary"))
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,12 @@ class Window:
     papers: list[tuple[str, str, str]]  # id, title, summary
     faults: dict[int, str]  # why a paper cannot be labelled, by its place
     total: int | None  # of all papers of the file, as far as one can tell by now
+
+    @property
+    def good(self) -> dict[int, tuple[str, str, str]]:
+        """Return the papers that can be labelled, by their places."""
+        return {place: paper for place, paper in enumerate(self.papers)
+                if place not in self.faults}
 
 
 def cut(records: Records) -> Iterator[Window]:
@@ -54,9 +61,11 @@ def _as_paper(record: dict[str, Any] | None, line: int
         return ("", "", ""), f"cannot be parsed (line {line})"
     identity = "" if record.get("id") is None else str(record["id"])[:1000]
     identity = identity.encode("utf-8", "backslashreplace").decode()
-    texts = {"title": record.get("title"), "summary": record.get("summary", record.get("abstract"))}
+    summaries = (record.get(name) for name in SUMMARIES)
+    texts = {"title": record.get("title"), "summary": next(
+        (text for text in summaries if text is not None and str(text).strip()), None)}
     for name, text in texts.items():
-        if name == "summary" and (text is None or isinstance(text, str) and not text.strip()):
+        if name == "summary" and text is None:
             return (identity, "", ""), "has no summary"
         text = "" if text is None else text
         fault = None

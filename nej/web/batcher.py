@@ -20,7 +20,6 @@ from nej.batching import fill
 from nej.prediction import BATCH_PAPERS, Backend
 
 WINDOW_PAPERS = 64  # read together and sorted by length; later ones wait for these
-BATCH_TOKENS = 4096  # of a batch, padding included
 
 logger = logging.getLogger(__name__)
 
@@ -73,13 +72,17 @@ class Batcher:
 
     Args:
         queue_papers: papers that may wait; more are refused.
-        batch_tokens: tokens of a batch, padding included, but where a single paper has more.
+        batch_tokens: tokens of a batch, padding included, but where a single paper has more; None
+            for as many as the model likes.
         observe: called with papers, tokens and seconds of each batch, in the model's thread.
+        observe_waiting: called with the papers that wait, whenever these change.
     """
 
-    def __init__(self, *, queue_papers: int, batch_tokens: int = BATCH_TOKENS,
-                 observe: Callable[[int, int, float], None] = lambda *_: None):
+    def __init__(self, *, queue_papers: int, batch_tokens: int | None = None,
+                 observe: Callable[[int, int, float], None] = lambda *_: None,
+                 observe_waiting: Callable[[int], None] = lambda _: None):
         self.queue_papers, self.batch_tokens, self.observe = queue_papers, batch_tokens, observe
+        self.observe_waiting = observe_waiting
         self.waiting = 0  # papers
         self.working = 0  # papers that left the queue and are not done
         self.seconds_per_paper = 0.0  # of late
@@ -116,7 +119,7 @@ class Batcher:
             if self.waiting + len(summaries) > self.queue_papers or before > patience_seconds:
                 raise Full(self.seconds_to_wait())
             self._jobs.append(job)
-            self.waiting += len(summaries)
+            self._add_waiting(len(summaries))
             self._changed.notify()
         try:
             return await job.future
@@ -135,7 +138,11 @@ class Batcher:
         with self._changed:
             if job in self._jobs:
                 self._jobs.remove(job)
-                self.waiting -= len(job.summaries) - job.taken
+                self._add_waiting(job.taken - len(job.summaries))
+
+    def _add_waiting(self, papers: int) -> None:
+        self.waiting += papers
+        self.observe_waiting(self.waiting)
 
     def _work(self) -> None:
         while window := self._take():
@@ -159,7 +166,7 @@ class Batcher:
                     break
                 end = min(len(job.summaries), job.taken + WINDOW_PAPERS - len(window))
                 window += [(job, place) for place in range(job.taken, end)]
-                self.waiting -= end - job.taken
+                self._add_waiting(job.taken - end)
                 self.working += end - job.taken
                 job.taken = end
                 if end == len(job.summaries):
@@ -187,9 +194,10 @@ class Batcher:
                                  [job.titles[place] for job, place in window])
         order = sorted(range(len(window)), key=lambda index: -papers[index]["length"])
         # a short paper counts as a BATCH_PAPERS-th of the budget, so that no batch has more of them
-        least = self.batch_tokens // BATCH_PAPERS
+        most = self.batch_tokens or classifier.batch_tokens
+        least = most // BATCH_PAPERS
         start = 0
-        for end in fill([max(papers[i]["length"], least) for i in order], self.batch_tokens):
+        for end in fill([max(papers[i]["length"], least) for i in order], most):
             rows = [i for i in order[start:end] if not window[i][0].gone]
             start = end
             if rows:

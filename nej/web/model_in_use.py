@@ -3,13 +3,14 @@
 import asyncio
 import json
 import logging
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nej import InputError
 from nej.files import checksum
-from nej.predicting.backends import load_backend
+from nej.predicting.backends import EXPORT, load_backend
 from nej.predicting.unknown_words import UnknownWords
 from nej.prediction import Backend, category_names
 from nej.web.signals import Signals
@@ -118,7 +119,10 @@ class ModelInUse:
         """Return what tells one model at the place from the next, None if there is none."""
         try:
             folder = self.place.resolve(strict=True)
-            there = (folder / "manifest.json").stat()
+            (folder / "manifest.json").stat()
+            there = [(str(file), file.stat()) for file in (
+                *folder.glob("[!.]*"), *(folder / EXPORT).glob("*"))]  # copied one after the other
         except OSError:  # it is being replaced in this moment
             return None
-        return folder, there.st_ino, there.st_mtime_ns
+        return folder, *sorted((name, file.st_ino, file.st_mtime_ns, file.st_size)
+                               for name, file in there if stat.S_ISREG(file.st_mode))

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
+from nej.predicting.labels import Labelling, ranked
 from nej.predicting.prediction_log import PredictionLog, summarize
-from nej.prediction import softmax
 from nej.web.batcher import Answer, Batcher
 from nej.web.model_in_use import ModelInUse, ServedModel
 from nej.web.schemas import Category, Class, ModelDescription, Paper, Prediction, Predictions
@@ -31,7 +31,9 @@ class Service:
                                 signals=self.signals, backend=settings.backend)
         self.log = PredictionLog(settings.log, size_bytes=settings.log_megabytes << 20,
                                  lost=self.signals.log_lost.inc) if settings.log else None
-        self.batcher = Batcher(queue_papers=settings.queue_papers, observe=self._batch)
+        self.batcher = Batcher(
+            queue_papers=settings.queue_papers, observe=self.signals.batch,
+            observe_waiting=self.signals.waiting.set)
 
     def close(self) -> None:
         """Answer what waits, and end."""
@@ -84,10 +86,6 @@ class Service:
             data=manifest["data"], papers=manifest["papers"], metrics=served.metrics,
             card=served.card)
 
-    def _batch(self, papers: int, tokens: int, seconds: float) -> None:
-        self.signals.batch(papers, tokens, seconds)
-        self.signals.waiting.set(self.batcher.waiting)
-
     def _note(self, served: ServedModel, papers: list[Paper], answer: Answer,
               predictions: list[Prediction]) -> None:
         """Count what was predicted, and write it into the log if there is one."""
@@ -112,12 +110,9 @@ class Service:
 
 
 def _predictions(served: ServedModel, answer: Answer, top_k: int) -> list[Prediction]:
-    probabilities = softmax(answer.logits, served.classifier.temperature)
-    best = (-probabilities).argsort(axis=1, kind="stable")[:, :top_k]
-    names = served.classifier.names
+    how = Labelling(served.classifier, served.threshold, top_k)
     return [Prediction(
-        categories=[Category(code=names[i], name=served.name_of(names[i]),
-                             probability=float(row[i])) for i in order],
-        abstained=served.threshold is not None and float(row[order[0]]) < served.threshold,
-        truncated=read["truncated"])
-        for row, order, read in zip(probabilities, best, answer.papers)]
+        categories=[Category(code=code, name=name, probability=probability)
+                    for code, name, probability in label.categories],
+        abstained=label.abstained, truncated=read["truncated"])
+        for label, read in zip(ranked(answer.logits, how), answer.papers)]

@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,7 @@ def serve(settings: Settings) -> int:
     """
     settings.check()
     os.environ.update(FEW_KERNELS | os.environ)
+    _ignore_hup()
     with _bound(settings) as listener, tempfile.TemporaryDirectory(prefix="nej-serve-") as folder:
         if settings.workers > 1:
             return _serve_with_workers(settings, listener, folder)
@@ -97,6 +99,9 @@ def _serve_with_workers(settings: Settings, listener: socket.socket, folder: str
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (cores or 1) // settings.workers)))
     os.environ[SHARED] = folder
     os.environ[SETTINGS] = json.dumps(asdict(settings) | {"token": None}, default=str)
+    os.environ.pop(TOKEN, None)
+    if settings.token:
+        os.environ[TOKEN] = settings.token
     supervisor = Supervisor(_config("nej.web.serving:create", settings), [listener])
     logger.info("http://%s:%d, %d workers", settings.host, listener.getsockname()[1],
                 settings.workers)
@@ -109,8 +114,7 @@ def _serve_with_workers(settings: Settings, listener: socket.socket, folder: str
 
 def create():
     """Return a worker process' application."""
-    if hasattr(signal, "SIGHUP"):  # until there is a model to replace
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    _ignore_hup()
     found = json.loads(os.environ[SETTINGS])
     settings = Settings(**found | {
         "model": Path(found["model"]), "log": found["log"] and Path(found["log"]),
@@ -129,6 +133,12 @@ def create():
     return app
 
 
+def _ignore_hup() -> None:
+    """Let SIGHUP do nothing until there is a model to replace; by itself it ends a process."""
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
 class Supervisor(Multiprocess):
     """uvicorn's, which starts a worker again that dies; SIGHUP lets each load its model anew."""
 
@@ -136,7 +146,8 @@ class Supervisor(Multiprocess):
         """Pass the signal on: a worker takes another model into use without closing anything."""
         for process in self.processes:
             if process.pid is not None:
-                os.kill(process.pid, signal.SIGHUP)
+                with suppress(ProcessLookupError):  # it died, and is started again soon
+                    os.kill(process.pid, signal.SIGHUP)
 
     def keep_subprocess_alive(self) -> None:
         """Start dead workers again, and take what they measured last out of the sums."""

@@ -88,15 +88,21 @@ function showAnswer({ predictions: [found], threshold }) {
   byId("result").className = "answered";
 }
 
+function showBusy(busy) {
+  if (busy) byId("send").setAttribute("aria-disabled", "true");
+  else byId("send").removeAttribute("aria-disabled");
+  byId("result").classList.toggle("stale", busy);
+}
+
 async function send() {
   sending?.abort();
   const mine = sending = new AbortController();
   if (!summary.value.trim()) {
+    showBusy(false);
     return showProblem("There is no summary yet. Paste one, or try the example.", summary);
   }
   showProblem("");
-  byId("send").setAttribute("aria-disabled", "true");
-  byId("result").classList.add("stale");
+  showBusy(true);
   try {
     const answer = await ask("predict", {
       method: "POST", headers: { "Content-Type": "application/json" }, signal: mine.signal,
@@ -108,13 +114,10 @@ async function send() {
     }
   } catch (error) {
     if (error.name === "AbortError") return;
-    byId("token-field").hidden = byId("token-field").hidden && error.status !== 401;
+    if (error.status === 401) byId("token-field").hidden = false;
     showProblem(error.message, { 401: token, 422: summary }[error.status]);
   } finally {
-    if (sending === mine) {
-      byId("send").removeAttribute("aria-disabled");
-      byId("result").classList.remove("stale");
-    }
+    if (sending === mine) showBusy(false);
   }
 }
 
@@ -123,7 +126,7 @@ async function describe() {
   try {
     model = await ask("model");
   } catch (error) {
-    byId("token-field").hidden = error.status !== 401;
+    if (error.status === 401) byId("token-field").hidden = false;
     byId("facts").replaceChildren(make("dt", "", "Model"), make("dd", "", error.message));
     return;
   }
@@ -153,7 +156,7 @@ async function describe() {
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
-  if (byId("token-field").hidden === false) describe();
+  if (byId("card").hidden) describe();  // the facts are not there yet
   send();
 });
 form.addEventListener("keydown", (event) => {
