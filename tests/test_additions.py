@@ -12,8 +12,9 @@ import pytest
 from test_papers import paper, write_papers
 
 from nej import InputError
-from nej.data.additions import add_papers, parse_id
+from nej.data.additions import add_papers
 from nej.data.difference import compare
+from nej.fields import parse_id
 from nej.papers import read_papers
 
 OLD = [paper("abs-2101.00001v2"), paper("cs-9308101v1"), paper("abs-2101.00003"),
@@ -95,6 +96,19 @@ def test_the_newest_version_wins(target, tmp_path, id, outcome):
     if outcome == "updated":
         assert changed[0].endswith(id.split("/")[-1])
         assert "1/1/21" in [row["published_date"] for row in rows(target)]  # kept where it was
+
+
+@pytest.mark.parametrize("old, expected", [
+    ("2101.00009v1", "2101.00009v2"), ("2101.00009", "2101.00009v2"),
+    ("math.GT/0309136v1", "math.GT/0309136v2"), ("abs-cs-9308101v1", "abs-cs-9308101v2"),
+])
+def test_a_paper_that_is_updated_keeps_the_spelling_of_its_id_and_so_its_split(
+        tmp_path, old, expected):
+    target = write_papers(tmp_path / "arxiv.csv", [paper(old), *OLD[2:]])
+    before = read_papers(target)["id"].to_pylist()
+    assert add_papers(target, [feed(tmp_path / "new.jsonl", record(expected))]).updated == 1
+    assert rows(target)[0]["id"] == expected and rows(target)[0]["title"] == "New"
+    assert read_papers(target)["id"].to_pylist() == before
 
 
 def test_of_two_new_ones_the_newest_wins_in_whatever_order(target, tmp_path):

@@ -52,6 +52,17 @@ def test_papers_that_it_was_trained_on_and_other_classes_are_left_out(classifier
     assert "without an arXiv id, a category or a summary: 2" in caplog.text
 
 
+@pytest.mark.parametrize("trained, given", [
+    ("2503.00002", "abs-2503.00002v1"), ("math.GT/0309136", "math.GT-0309136"),
+    ("abs-cs-9308101", "cs/9308101v2"),
+])
+def test_a_paper_that_it_was_trained_on_is_known_in_any_spelling(
+        classifier, tmp_path, trained, given):
+    file = write(tmp_path / "new.jsonl", PAPER, PAPER | {"id": given})
+    papers, _ = read_labelled(file, classifier, seen={trained, "not of arXiv"})
+    assert papers["id"][:] == ["abs-2503.00001"]
+
+
 def test_kaggles_csv_has_no_cross_lists(classifier, papers_csv):
     papers, more = read_labelled(papers_csv, classifier, seen=set())
     assert len(papers) > 50 and more == {}

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from nej import InputError
 from nej.data.records import ALIASES, LONGEST, read_records
-from nej.fields import ARXIV_ID, KAGGLE_COLUMNS, is_text
+from nej.fields import KAGGLE_COLUMNS, is_text, parse_id
 from nej.files import replacing, require
 from nej.rows import check_header
 
@@ -90,7 +90,9 @@ def _merge(target: Path, aside: Path, new: dict[str, tuple[int, dict[str, str]]]
             if identity and paper in new:
                 version, better = new[paper]
                 if version > identity[1]:
-                    row = row | {column: value for column, value in better.items() if value}
+                    stem = re.sub(r"v\d+$", "", row["id"].strip())  # it decides on the split
+                    row = row | {column: value for column, value in better.items() if value} | {
+                        "id": f"{stem}v{version}"}
                     result.updated += paper not in seen
                 else:
                     result.already_there += paper not in seen
@@ -113,14 +115,6 @@ def _whole_rows(reader: csv.DictReader, path: Path) -> Iterator[dict[str, str]]:
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: after line {reader.line_num}: {error}; correct the file"
                          ) from error
-
-
-def parse_id(text: str) -> tuple[str, int] | None:
-    """Return an arXiv id's paper and version, None if it is no arXiv id."""
-    match = ARXIV_ID.fullmatch(text.strip())
-    if match is None:
-        return None
-    return match["paper"].replace("/", "-"), int(match["version"] or 1)
 
 
 def _category_names(target: Path) -> dict[str, str]:

@@ -8,9 +8,8 @@ from typing import Any
 import datasets
 
 from nej import InputError
-from nej.data.additions import parse_id
 from nej.data.records import ALIASES, read_records
-from nej.fields import is_text, parse_date
+from nej.fields import is_text, parse_date, parse_id
 from nej.prediction import Classifier
 
 logger = logging.getLogger(__name__)
@@ -33,11 +32,12 @@ def read_labelled(path: Path, classifier: Classifier, *, seen: set[str]
     column, names = classifier.config.label_column, classifier.names
     rows: list[dict[str, Any]] = []
     left_out: Counter[str] = Counter()
+    known = {_paper(name) for name in seen}
     for _, record in read_records([path]):
         reason, row = _as_row(record or {}, column)
         if reason is None and row["label"] not in names:
             reason = "of another category"
-        elif reason is None and row["id"] in seen:
+        elif reason is None and _paper(row["id"]) in known:
             reason = "of the training or validation papers"
         if reason is None:
             rows.append(row)
@@ -69,6 +69,12 @@ def read_labelled(path: Path, classifier: Classifier, *, seen: set[str]
         return papers, {}
     return papers, {"all_categories": listed,
                     "cross_listed": [len(categories) > 1 for categories in listed]}
+
+
+def _paper(name: str) -> str:
+    """Return an id in the one spelling of all that it may have; as it is if it is not arXiv's."""
+    identity = parse_id(name)
+    return identity[0] if identity else name
 
 
 def _as_row(record: dict[str, Any], label_column: str) -> tuple[str | None, dict[str, Any]]:
