@@ -120,6 +120,29 @@ def test_of_two_new_ones_the_newest_wins_in_whatever_order(target, tmp_path):
         assert rows(target)[-1]["title"] == "Title 2"
 
 
+@pytest.mark.parametrize("version, expected", [
+    (1, ["v1", "v2"]), (2, ["v1", "v2"]), (3, ["v1", "v3"])])
+def test_of_several_versions_that_are_there_only_the_newest_is_replaced(
+        tmp_path, version, expected):
+    target = write_papers(tmp_path / "arxiv.csv", [paper("abs-2101.00001v1"), OLD[0], OLD[1]])
+    result = add_papers(target, [feed(tmp_path / "new.jsonl", record(f"2101.00001v{version}"))])
+    assert (result.updated, result.already_there) == (version == 3, version < 3)
+    assert [row["id"][-2:] for row in rows(target)[:2]] == expected and len(rows(target)) == 3
+    assert rows(target)[0]["title"] == "A title"
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n"])
+def test_the_file_keeps_its_line_ends_and_without_a_new_paper_its_bytes(
+        target, tmp_path, line_end):
+    target.write_bytes(b"\xef\xbb\xbf" + target.read_bytes().replace(b"\r\n", line_end))
+    before = target.read_bytes()
+    assert add_papers(target, [feed(tmp_path / "old.jsonl", record("2101.00003"))]).added == 0
+    assert target.read_bytes() == before
+    assert add_papers(target, [feed(tmp_path / "new.jsonl", record())]).added == 1
+    added = target.read_bytes().removeprefix(before.removeprefix(b"\xef\xbb\xbf"))
+    assert added.count(b"\n") == added.count(line_end) == 1
+
+
 REJECTS = [
     ("{", "cannot be parsed"), ("[1]", "cannot be parsed"), ("\x00\x01garbage", "cannot be parsed"),
     (record(id=None), "no id"), (record(summary=" \n "), "no summary"),
@@ -129,6 +152,7 @@ REJECTS = [
     (record(summary="x\0y"), "characters that are none"),
     (record(summary="broken \ufffd"), "characters that are none"),
     (record(summary="x" * (2 << 20)), "summary longer than 1,048,576"),
+    (record(summary="é" * 700_000), "summary longer than 1,048,576 bytes"),
 ]
 
 
