@@ -143,6 +143,13 @@ def test_the_file_keeps_its_line_ends_and_without_a_new_paper_its_bytes(
     assert added.count(b"\n") == added.count(line_end) == 1
 
 
+def test_a_carriage_return_in_a_row_does_not_break_a_file_of_other_line_ends(tmp_path):
+    target = write_papers(tmp_path / "arxiv.csv", [paper(title="Two\rlines")])
+    target.write_bytes(target.read_bytes().replace(b"\r\n", b"\n"))
+    assert add_papers(target, [feed(tmp_path / "new.jsonl", record())]).added == 1
+    assert read_papers(target)["title"].to_pylist() == ["Two lines", "New"]
+
+
 REJECTS = [
     ("{", "cannot be parsed"), ("[1]", "cannot be parsed"), ("\x00\x01garbage", "cannot be parsed"),
     (record(id=None), "no id"), (record(summary=" \n "), "no summary"),

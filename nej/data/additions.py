@@ -94,6 +94,8 @@ def _merge(target: Path, aside: Path, new: dict[str, tuple[int, dict[str, str]]]
                 stem = re.sub(r"v\d+$", "", row["id"].strip())  # it decides on the split
                 row = row | {column: value for column, value in better.items() if value} | {
                     "id": f"{stem}v{version}"}
+            if line_end == "\n":  # csv before Python 3.13 writes them without quotes then
+                row = {column: value.replace("\r", " ") for column, value in row.items()}
             writer.writerow(row)
         writer.writerows(row for _, row in waiting.values())
 
