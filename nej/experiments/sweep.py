@@ -152,9 +152,8 @@ def _metric(found: Any, path: Path) -> tuple[str, str]:
 
 
 def _command(content: dict[str, Any], path: Path) -> list[str]:
-    names: dict[str, list[Any]] = {
-        "${env}": ["/usr/bin/env"], "${interpreter}": ["python"],
-        "${program}": [content.get("program")], "${args}": ["${args}"]}
+    names = {"${env}": "/usr/bin/env", "${interpreter}": "python",
+             "${program}": content.get("program"), "${args}": "${args}"}
     found = content.get("command")
     if not isinstance(found, list) or "${args}" not in found or any(
             isinstance(item, (list, dict)) for item in found):
@@ -163,7 +162,7 @@ def _command(content: dict[str, Any], path: Path) -> list[str]:
     for item in found:
         if str(item).startswith("${"):
             check_known(item, names, f"{path}: command")
-    return [str(part) for item in found for part in names.get(item, [item])]
+    return [str(names.get(item, item)) for item in found]
 
 
 def _hyperband(found: Any, path: Path) -> Hyperband | None:
@@ -172,17 +171,21 @@ def _hyperband(found: Any, path: Path) -> Hyperband | None:
         return None
     where = f"{path}: early_terminate"
     for key in check_object(found, where):
-        check_known(key, ("type", "min_iter", "max_iter", "s", "eta", "strict"), where)
+        check_known(key, ("type", "min_iter", "max_iter", "s", "eta"), where)
     if found.get("type") != "hyperband":
         raise InputError(f"{where}: type is {found.get('type')!r}; it must be hyperband")
-    eta, most = found.get("eta", 3), found.get("max_iter")
-    least = found.get("min_iter")
-    if least is None and most is not None and "s" in found:
-        least = max(1, int(most / eta ** found["s"]))
-    for key, value, low in ("eta", eta, 2), ("min_iter, or max_iter and s,", least, 1):
-        if not isinstance(value, int) or value < low:
+    for key, low in ("eta", 2), ("min_iter", 1), ("max_iter", 1), ("s", 0):
+        value = found.get(key, low)
+        if type(value) is not int or value < low:
             raise InputError(f"{where}: {key} is {value!r}; it must be a whole number, at least "
                              f"{low}")
+    eta, least, most = found.get("eta", 3), found.get("min_iter"), found.get("max_iter")
+    if least is None and most is not None and "s" in found:
+        least = max(1, most // eta ** found["s"])
+    if least is None:
+        raise InputError(f"{where}: it lacks min_iter, or max_iter and s; give whole numbers")
+    if most is not None and most < least:
+        raise InputError(f"{where}: max_iter is {most}, under min_iter, {least}; give more")
     return Hyperband(least, most, eta)
 
 
