@@ -86,6 +86,7 @@ def test_a_parameter_that_cannot_be_drawn_is_refused(parameter, part):
     ({"command": None}, ["command is None", "${args}"]),
     ({"command": ["python", "scripts/train.py", "${args_json}"]}, ["${args}"]),
     ({"command": ["python", "scripts/evaluate.py", "${args}"]}, ["no scripts/train.py"]),
+    ({"project": 3}, ["project is 3"]),
     ({"run_cap": "many"}, ["run_cap is 'many'"]),
     ({"parameters": {"lerning_rate": {"values": [1]}}}, ["'lerning_rate'", "'learning_rate'"]),
     ({"parameters": {"layer_decay": {"min": 0.5, "max": 1.5}}}, ["layer_decay is 1.5", "0.1 to 1"]),

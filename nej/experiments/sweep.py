@@ -45,6 +45,8 @@ class Sweep:
     hyperband: Hyperband | None
     run_cap: int | None
     overrides: list[str]  # of every trial, from the command line
+    project: str | None = None  # in W&B
+    entity: str | None = None
 
     def command_line(self, settings: Mapping[str, Any]) -> list[str]:
         """Return the command that tries `settings`, as W&B's agent puts it together."""
@@ -103,6 +105,9 @@ def load_sweep(path: Path, overrides: list[str]) -> Sweep:
     method = content.get("method")
     if method not in ("bayes", "random", "grid"):
         raise InputError(f"{path}: method is {method!r}; it must be bayes, random or grid")
+    for key in ("project", "entity"):
+        if not isinstance(content.get(key), str | None):
+            raise InputError(f"{path}: {key} is {content[key]!r}; it must be a name")
     run_cap = content.get("run_cap")
     if run_cap is not None and (type(run_cap) is not int or run_cap < 1):
         raise InputError(f"{path}: run_cap is {run_cap!r}; it must be a number of trials")
@@ -110,7 +115,8 @@ def load_sweep(path: Path, overrides: list[str]) -> Sweep:
         name=str(content.get("name", path.stem)), method=method, metric=metric,
         maximize=goal == "maximize", command=_command(content, path), constants=constants,
         space=space, hyperband=_hyperband(content.get("early_terminate"), path),
-        run_cap=run_cap, overrides=overrides)
+        run_cap=run_cap, overrides=overrides, project=content.get("project"),
+        entity=content.get("entity"))
     _try(sweep)
     return sweep
 
@@ -213,5 +219,6 @@ def _try(sweep: Sweep) -> None:
 def describe(sweep: Sweep) -> dict[str, Any]:
     """Return what makes a sweep the one that it is, as JSON: to go on with it and no other."""
     fields = dataclasses.asdict(dataclasses.replace(sweep, space={}))
-    return {key: value for key, value in fields.items() if key not in ("run_cap", "space")} | {
+    left_out = ("run_cap", "space", "project", "entity")  # where it is tracked changes no trial
+    return {key: value for key, value in fields.items() if key not in left_out} | {
         "space": {key: repr(distribution) for key, distribution in sweep.space.items()}}
