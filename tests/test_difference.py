@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 
@@ -106,3 +107,35 @@ def test_a_version_from_kaggle_can_be_compared_after_papers_are_added(repository
     done = script("HEAD", "papers.csv", "--path", "papers.csv", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "added                 2  abs-2101.00006, abs-2101.00007" in done.stdout
+
+
+@pytest.mark.parametrize("place", ["a cache elsewhere", "a private remote"])
+def test_an_old_version_is_found_where_the_repositorys_dvc_keeps_it(
+        repository, files, tmp_path, place):
+    folder, do = repository
+
+    def dvc(*arguments):
+        do(sys.executable, "-m", "dvc", *arguments)
+    if place == "a cache elsewhere":
+        dvc("cache", "dir", "../cache")
+    else:
+        dvc("remote", "add", "--local", "--default", "team", str(tmp_path / "remote"))
+    (folder / "papers.csv").write_bytes(files[0].read_bytes())
+    dvc("add", "papers.csv")
+    if place == "a private remote":
+        dvc("push")
+        shutil.rmtree(folder / ".dvc" / "cache")
+    do("git", "add", ".")
+    do("git", "commit", "-qm", "Old")
+    done = script("HEAD", files[1], "--path", "papers.csv", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == script(*files, cwd=folder).stdout
+
+
+def test_a_revision_from_before_dvc_gives_no_data(repository, files):
+    folder, do = repository
+    (folder / "read.me").write_text("No papers yet.")
+    do("git", "add", "read.me")
+    do("git", "commit", "-qm", "First", "read.me")
+    done = script("HEAD", files[1], "--path", "papers.csv", cwd=folder)
+    assert done.returncode == 2 and "that revision gives no papers.csv" in done.stderr
