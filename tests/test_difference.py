@@ -35,14 +35,12 @@ def test_each_change_is_found(files):
     assert found.reworded == ["abs-2101.00002", "abs-2101.00005"]
     assert found.relabelled == {"abs-2101.00003": ("cs.LG", "cs.CV")}
     assert found.categories == {"cs.LG": (5, 5), "cs.CV": (0, 1)}
-    assert found.changed_split == []
 
 
 def test_nothing_changed(files):
     found = compare(*[read_papers(files[0])] * 2)
     assert found.as_json()["counts"] == {
-        "before": 5, "after": 5, "added": 0, "removed": 0, "relabelled": 0, "reworded": 0,
-        "changed_split": 0}
+        "before": 5, "after": 5, "added": 0, "removed": 0, "relabelled": 0, "reworded": 0}
 
 
 def script(*arguments, cwd, name="data_diff.py"):
