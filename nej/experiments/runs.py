@@ -171,6 +171,7 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def base_config(path: Path = Path("configs/base.json")) -> Config:
+def base_config() -> Config:
     """Return the config that settings are told apart from; the defaults where there is no file."""
+    path = Path("configs/base.json")
     return load_config(path if path.exists() else None)
