@@ -194,6 +194,14 @@ def parse_date(text: str) -> date | None:
         return None
 
 
+def parse_id(text: str) -> tuple[str, int] | None:
+    """Return an arXiv id's paper and version, None if it is no arXiv id."""
+    match = ARXIV_ID.fullmatch(text.strip())
+    if match is None:
+        return None
+    return match["paper"].replace("/", "-"), int(match["version"] or 1)
+
+
 def arxiv_link(paper: str) -> str:
     """Return the address of a paper on arXiv; empty if its id is none of arXiv's."""
     match = ARXIV_ID.fullmatch(paper)

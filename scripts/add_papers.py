@@ -5,7 +5,7 @@
     python scripts/add_papers.py --from-arxiv "cat:cs.LG OR cat:cs.CV" --since 2026-10-01
 
 Of a paper that is there already the newest version stays. The data set is replaced as a whole or
-stays as it was; then its .dvc file pins the new version.
+stays as it was; then its .dvc file pins the new version, and DVC's cache has both.
 """
 
 import argparse
@@ -31,18 +31,20 @@ def main(arguments: list[str]) -> int:
     if bool(options.from_arxiv) != bool(options.since):
         parser.error("--from-arxiv and --since belong together")
     from nej.data.additions import add_papers
-    from nej.data.sources import pin_version
+    from nej.data.sources import keep_version, pin_version
     from nej.files import replacing, require
     fetched = []
     if options.from_arxiv:
         from nej.data.feed import fetch_feed
         fetched = [fetch_feed(options.from_arxiv, options.since, require(options.to).parent)]
+    keep_version(options.to)
     result = add_papers(options.to, [*options.files, *fetched])
     if options.rejects:
         with replacing(options.rejects) as aside, open(aside, "w", newline="") as file:
             csv.writer(file).writerows([("place", "reason"), *result.rejected])
     print(result.text())
-    pin_version(options.to)
+    if result.added or result.updated:
+        pin_version(options.to)
     for path in fetched:
         path.unlink()
     return 0

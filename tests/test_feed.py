@@ -1,7 +1,10 @@
 """arXiv's API through its real client, against a server that answers as arXiv's does."""
 
+import errno
 import http.server
+import io
 import json
+import os
 import threading
 import urllib.parse
 from datetime import date
@@ -100,5 +103,21 @@ def test_no_way_to_arxiv(monkeypatch, tmp_path):
     monkeypatch.setattr(arxiv.Client, "query_url_format", "http://127.0.0.1:9/?{}")
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     with pytest.raises(InputError, match="arXiv's API: cannot be reached; .* after the 0 papers"):
+        fetch_feed("cat:cs.LG", date(2025, 6, 1), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.ENOSPC])
+def test_a_disk_that_cannot_be_written_is_not_arxivs_fault(server, monkeypatch, tmp_path, code):
+    class Disk(io.StringIO):
+        def write(self, text):
+            raise OSError(code, os.strerror(code))
+
+    def opened(*arguments, **options):
+        if code == errno.EROFS:
+            raise OSError(code, os.strerror(code))
+        return Disk()
+    monkeypatch.setattr("nej.data.feed.open", opened, raising=False)
+    with pytest.raises(InputError, match=f"^cannot write .*jsonl: {os.strerror(code)}"):
         fetch_feed("cat:cs.LG", date(2025, 6, 1), tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -79,6 +79,15 @@ def test_the_page_has_what_a_newcomer_wants_to_see(report, tmp_path):
     assert "60 rows = 60 papers + 0 left out" in found.text()
 
 
+def test_a_category_with_a_bar_in_its_name_does_not_break_the_tables(report, tmp_path):
+    bars = [row | {"id": row["id"].replace("2101", "2102"), "category_code": "cs.A|B",
+                   "summary": row["summary"].replace("thing", "other")} for row in many()]
+    report(*bars, categories=["cs.LG", "cs.A|B"])
+    row, = [line for line in (tmp_path / "reports" / "data.md").read_text().splitlines()
+            if "cs.A" in line and line.startswith("|")]
+    assert row.startswith("| cs.A\\|B | ")
+
+
 @pytest.mark.parametrize("row, word", [
     (paper("survey1"), "ids that are not arXiv's: 1, survey1"),
     (paper("abs-2102.00001v1", title=""), "papers without a title: 1"),

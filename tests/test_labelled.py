@@ -1,6 +1,7 @@
 """Papers of a file that a model is judged on."""
 
 import json
+from dataclasses import replace
 from datetime import date
 
 import pytest
@@ -50,6 +51,47 @@ def test_papers_that_it_was_trained_on_and_other_classes_are_left_out(classifier
     assert "of another category: 1" in caplog.text
     assert "of the training or validation papers: 1" in caplog.text
     assert "without an arXiv id, a category or a summary: 2" in caplog.text
+
+
+@pytest.mark.parametrize("trained, given", [
+    ("2503.00002", "abs-2503.00002v1"), ("math.GT/0309136", "math.GT-0309136"),
+    ("abs-cs-9308101", "cs/9308101v2"),
+])
+def test_a_paper_that_it_was_trained_on_is_known_in_any_spelling(
+        classifier, tmp_path, trained, given):
+    file = write(tmp_path / "new.jsonl", PAPER, PAPER | {"id": given})
+    papers, _ = read_labelled(file, classifier, seen={trained, "not of arXiv"})
+    assert papers["id"][:] == ["abs-2503.00001"]
+
+
+def test_of_several_versions_the_newest_is_judged_wherever_it_stands(classifier, tmp_path):
+    file = write(tmp_path / "new.jsonl", *(
+        PAPER | {"id": f"2503.00001v{version}", "title": f"Title {version}"}
+        for version in (2, 10, 9)))
+    papers, _ = read_labelled(file, classifier, seen=set())
+    assert papers["title"][:] == ["Title 10"]
+
+
+def test_the_title_is_the_one_that_the_text_begins_with(classifier, tmp_path):
+    file = write(tmp_path / "new.jsonl", PAPER | {"title": " Nets\n  of nets "})
+    (paper,), _ = read_labelled(file, classifier, seen=set())
+    assert paper["title"] == "Nets of nets"
+    assert paper["text"] == "Nets of nets. We train networks."
+
+
+def test_gathered_categories_are_other_and_no_category_is_not(
+        classifier, make_config, tmp_path):
+    gathering = replace(classifier, names=["cs.CV", "cs.LG", "Other"], config=make_config(
+        other_categories="gather"))
+    file = write(tmp_path / "new.jsonl", PAPER, PAPER | {"id": "2503.00003",
+                                                         "categories": ["math.ST"]})
+    papers, _ = read_labelled(file, gathering, seen=set())
+    assert papers["label"][:] == [1, 2]
+    by_name = replace(gathering, names=["Vision", "Other"], config=make_config(
+        other_categories="gather", label_column="category"))
+    file = write(tmp_path / "new.jsonl", PAPER, PAPER | {"id": "2503.00003", "category": "Optics"})
+    papers, _ = read_labelled(file, by_name, seen=set())
+    assert papers["id"][:] == ["abs-2503.00003"] and papers["label"][:] == [1]
 
 
 def test_kaggles_csv_has_no_cross_lists(classifier, papers_csv):

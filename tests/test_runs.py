@@ -64,6 +64,10 @@ def test_they_are_filtered(models):
     assert names(list_runs(models, where=["text_fields=summary", "top_k=null"])) == ["first"]
     assert names(list_runs(models, where=["learning_rate=0.001"])) == ["second"]
     assert list_runs(models, where=["seed=7"]) == []
+    for rate in ("5e-5", "0.00005", "5e-05"):
+        assert names(list_runs(models, where=[f"learning_rate={rate}"])) == ["third", "first"]
+    assert names(list_runs(models, where=["top_k=5.0"])) == ["third"]
+    assert list_runs(models, where=["top_k=many"]) == []
 
 
 @pytest.mark.parametrize("options, message", [

@@ -11,7 +11,9 @@ import time
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
+import optuna
 import pytest
 import yaml
 from optuna.trial import TrialState
@@ -21,6 +23,7 @@ from nej.config import load_config
 from nej.experiments.search import Search, search
 from nej.experiments.sweep import load_sweep
 from nej.experiments.sweep_report import write_report
+from nej.experiments.trial import Outcome
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = Path(__file__).parent / "trial_program" / "train.py"
@@ -101,6 +104,48 @@ def test_a_grid_is_tried_from_end_to_end_once(make_sweep):
     points = [(trial.params["learning_rate"], trial.params["global_batch_size"])
               for trial in found.trials()]
     assert sorted(points) == [(rate, size) for rate in (1e-4, 1e-3) for size in (8, 9, 10)]
+
+
+def test_a_grid_whose_agent_was_killed_at_its_beginning_is_whole_and_has_nothing_twice(
+        make_sweep, monkeypatch):
+    sweep = make_sweep(method="grid", parameters={
+        "learning_rate": {"values": [1e-4, 1e-3, 1e-3]}, "top_k": {"values": [None, 3]},
+        "output_dir": {"value": "models/$WANDB_RUN_ID"}})
+    for last in (2, 6):
+        calls = []
+
+        def enqueue(study, point, enqueue=optuna.Study.enqueue_trial):
+            if len(calls) == last:
+                raise KeyboardInterrupt
+            calls.append(point)
+            enqueue(study, point)
+
+        def ended(study, key, value, set_user_attr=optuna.Study.set_user_attr):
+            if key == "sweep":
+                raise KeyboardInterrupt
+            set_user_attr(study, key, value)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(optuna.Study, "enqueue_trial", enqueue)
+            patch.setattr(optuna.Study, "set_user_attr", ended)
+            Search(sweep, Path("kept"))
+    found = Search(sweep, Path("kept"))
+    assert [trial.system_attrs["fixed_params"] for trial in found.trials()] == sweep.grid()
+
+
+def test_each_trial_is_a_run_in_the_sweeps_project_that_uploads_no_weights(
+        make_sweep, monkeypatch):
+    environments = []
+
+    def trial(command, environment, *arguments):
+        environments.append(environment)
+        return SimpleNamespace(run=lambda report, stop: Outcome("finished", 0.5))
+    monkeypatch.setattr("nej.experiments.search.TrialRun", trial)
+    found = run(make_sweep(project="papers", entity="team"), 1)
+    assert environments == [{
+        "WANDB_RUN_ID": found.name(found.trials()[0]), "WANDB_RUN_GROUP": "small",
+        "WANDB_JOB_TYPE": "trial", "WANDB_PROJECT": "papers", "WANDB_ENTITY": "team"}]
+    run(make_sweep(), 2)  # the variables of whoever starts it say where
+    assert not {"WANDB_PROJECT", "WANDB_ENTITY"} & set(environments[1])
 
 
 def test_a_search_that_goes_on_tries_what_one_in_one_go_does(make_sweep):

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from nej import InputError
-from nej.data.sources import Pin, fetch_csv
+from nej.data.sources import Pin, fetch_csv, pin_version
 from nej.files import checksum
 
 
@@ -197,6 +197,22 @@ def test_a_named_source_of_another_version_is_told_apart_and_can_be_pinned(
     fetch_csv(target, source, accept=True)
     assert Pin.of(target) == Pin(file, hashlib.md5(other).hexdigest(), len(other), None)
     assert yaml.safe_load(file.read_text())["outs"][0]["path"] == "arxiv.csv"
+
+
+def test_the_version_that_is_replaced_is_kept_and_the_same_one_stays_kaggles(pinned, tmp_path):
+    target, file = tmp_path / "data" / "arxiv.csv", tmp_path / "data" / "arxiv.csv.dvc"
+    target.write_bytes(pinned)
+    before = file.read_bytes()
+    pin_version(target)
+    assert file.read_bytes() == before
+    subprocess.run(["rm", "-r", tmp_path / ".dvc" / "cache"], check=True)
+    other = pack(tmp_path / "other.zip", {"a.csv": pinned[:-10] + b"0" + pinned[-9:]})
+    fetch_csv(target, other, accept=True)
+    assert Pin.of(target).kaggle_version is None
+    file.write_bytes(before)
+    target.unlink()
+    fetch_csv(target)  # no server of Kaggle's here
+    assert target.read_bytes() == pinned
 
 
 def test_dvcs_remote_comes_before_kaggle(pinned, tmp_path):

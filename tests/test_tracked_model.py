@@ -1,9 +1,13 @@
 """What W&B is told of a model: tables that hold no more than it shows."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from nej.experiments.tracked_model import MOST_ROWS, confusion, misclassified, per_class, summary
+from nej.experiments.tracked_model import (
+    MOST_ROWS, confusion, log_model, misclassified, per_class, summary,
+)
 
 
 def test_of_many_classes_the_confusion_matrix_has_what_happened_most():
@@ -14,6 +18,20 @@ def test_of_many_classes_the_confusion_matrix_has_what_happened_most():
                                "confusion_matrix": counts.tolist()})
     assert columns == ("Actual", "Predicted", "nPredictions")
     assert rows == [["class 7", "class 7", 9], ["class 3", "class 5", 4]]
+
+
+@pytest.mark.parametrize("sweep_id, job_type, uploaded", [
+    (None, None, True), ("sweep1", None, False), (None, "trial", False)])
+def test_the_weights_of_a_trial_are_referred_to_and_not_uploaded(
+        tmp_path, sweep_id, job_type, uploaded):
+    for name in ("manifest.json", "model.safetensors"):
+        (tmp_path / name).write_text("{}")
+    artifacts = []
+    log_model(SimpleNamespace(sweep_id=sweep_id, job_type=job_type, log_artifact=artifacts.append),
+              tmp_path)
+    entries = artifacts[0].manifest.entries
+    assert (entries["model.safetensors"].ref is None) == uploaded
+    assert entries["manifest.json"].ref is None
 
 
 def test_a_class_without_papers_has_no_intervals_in_its_table():

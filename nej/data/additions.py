@@ -1,7 +1,6 @@
 """Adding papers to the data set: from CSV, JSON Lines or Parquet, merged by arXiv id."""
 
 import csv
-import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -12,12 +11,10 @@ from typing import Any
 from tqdm import tqdm
 
 from nej import InputError
-from nej.data.records import ALIASES, LONGEST, read_records
-from nej.fields import ARXIV_ID, KAGGLE_COLUMNS, is_text
+from nej.data.records import ALIASES, read_records
+from nej.fields import KAGGLE_COLUMNS, LONGEST_BYTES, is_text, parse_id
 from nej.files import replacing, require
 from nej.rows import check_header
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -55,7 +52,7 @@ def add_papers(target: Path, sources: Iterable[Path]) -> Additions:
     """
     check_header(require(target))
     result = Additions()
-    names = _category_names(target)
+    names, newest = _what_is_there(target)
     new: dict[str, tuple[int, dict[str, str]]] = {}  # paper -> version, row
     for place, record in read_records(sources):
         result.rows += 1
@@ -64,42 +61,43 @@ def add_papers(target: Path, sources: Iterable[Path]) -> Additions:
         except ValueError as error:
             result.rejected.append((place, str(error)))
             continue
-        if paper in new and version <= new[paper][0]:
+        if version <= (new[paper][0] if paper in new else newest.get(paper, -1)):
             result.already_there += 1
         else:
             result.already_there += paper in new  # the older one of two new ones
             new[paper] = version, row
-    with replacing(target) as aside:
-        _merge(target, aside, new, result)
+    result.updated = sum(paper in newest for paper in new)
+    result.added = len(new) - result.updated
+    if new:
+        with replacing(target) as aside:
+            _merge(target, aside, new, newest)
     assert result.rows == (result.added + result.updated + result.already_there
                            + len(result.rejected))
     return result
 
 
 def _merge(target: Path, aside: Path, new: dict[str, tuple[int, dict[str, str]]],
-           result: Additions) -> None:
+           newest: dict[str, int]) -> None:
+    with open(target, "rb") as file:
+        line_end = "\r\n" if file.readline(1 << 16).endswith(b"\r\n") else "\n"
+    waiting = dict(new)
     with (open(target, encoding="utf-8-sig", newline="") as old,
           open(aside, "w", encoding="utf-8", newline="") as merged):
         reader = csv.DictReader(old)
-        writer = csv.DictWriter(merged, reader.fieldnames or [], extrasaction="ignore")
+        writer = csv.DictWriter(merged, reader.fieldnames or [], extrasaction="ignore",
+                                lineterminator=line_end)
         writer.writeheader()
-        seen = set()
         for row in tqdm(_whole_rows(reader, target), desc="Merge", unit=" rows", disable=None):
-            identity = parse_id(row["id"])
-            paper = identity[0] if identity else row["id"]
-            if identity and paper in new:
-                version, better = new[paper]
-                if version > identity[1]:
-                    row = row | {column: value for column, value in better.items() if value}
-                    result.updated += paper not in seen
-                else:
-                    result.already_there += paper not in seen
-                seen.add(paper)
+            paper, version = parse_id(row["id"]) or ("", 0)
+            if paper in waiting and version == newest[paper]:
+                version, better = waiting.pop(paper)
+                stem = re.sub(r"v\d+$", "", row["id"].strip())  # it decides on the split
+                row = row | {column: value for column, value in better.items() if value} | {
+                    "id": f"{stem}v{version}"}
+            if line_end == "\n":  # csv before Python 3.13 writes them without quotes then
+                row = {column: value.replace("\r", " ") for column, value in row.items()}
             writer.writerow(row)
-        for paper, (_, row) in new.items():
-            if paper not in seen:
-                writer.writerow(row)
-                result.added += 1
+        writer.writerows(row for _, row in waiting.values())
 
 
 def _whole_rows(reader: csv.DictReader, path: Path) -> Iterator[dict[str, str]]:
@@ -115,21 +113,16 @@ def _whole_rows(reader: csv.DictReader, path: Path) -> Iterator[dict[str, str]]:
                          ) from error
 
 
-def parse_id(text: str) -> tuple[str, int] | None:
-    """Return an arXiv id's paper and version, None if it is no arXiv id."""
-    match = ARXIV_ID.fullmatch(text.strip())
-    if match is None:
-        return None
-    return match["paper"].replace("/", "-"), int(match["version"] or 1)
-
-
-def _category_names(target: Path) -> dict[str, str]:
-    """Return the name that each category code has most often in the data set."""
+def _what_is_there(target: Path) -> tuple[dict[str, str], dict[str, int]]:
+    """Return the name that each category code has most often, and each paper's newest version."""
     counts: Counter[tuple[str, str]] = Counter()
+    newest: dict[str, int] = {}
     with open(target, encoding="utf-8-sig", newline="") as file:
         for row in _whole_rows(csv.DictReader(file), target):
             counts[row["category_code"], row["category"]] += 1
-    return {code: name for (code, name), _ in reversed(counts.most_common())}
+            if identity := parse_id(row["id"]):
+                newest[identity[0]] = max(identity[1], newest.get(identity[0], 0))
+    return {code: name for (code, name), _ in reversed(counts.most_common())}, newest
 
 
 def _as_row(
@@ -147,10 +140,10 @@ def _as_row(
         if not row[column]:
             raise ValueError(f"no {column}")
     for column, value in row.items():
-        if len(value) > LONGEST:
-            raise ValueError(f"{column} longer than {LONGEST:,} characters")
         if "\0" in value or "\ufffd" in value or not is_text(value):
             raise ValueError(f"{column} has characters that are none (a wrong encoding?)")
+        if len(value.encode()) > LONGEST_BYTES:
+            raise ValueError(f"{column} longer than {LONGEST_BYTES:,} bytes")
     identity = parse_id(row["id"])
     if identity is None:
         raise ValueError("id is not an arXiv id")

@@ -14,17 +14,17 @@ from nej.files import replacing
 # Okabe and Ito's palette, told apart by the colour-blind
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 PALETTE = (BLUE, ORANGE, GREEN, "#E69F00", "#56B4E9", "#CC79A7", "#F0E442", "#000000")
+MOST_BARS, MOST_CLASSES = 25, 7  # the others are one
 
 
-def draw_bars(counts: dict[str, int], target: Path, *, title: str, unit: str,
-              most: int = 25) -> None:
+def draw_bars(counts: dict[str, int], target: Path, *, title: str, unit: str) -> None:
     """Draw the largest counts as bars, with the rest as one."""
-    names, values = list(counts)[:most], list(counts.values())[:most]
-    if len(counts) > most:
-        names.append(f"{len(counts) - most:,} others")
-        values.append(sum(list(counts.values())[most:]))
+    names, values = list(counts)[:MOST_BARS], list(counts.values())[:MOST_BARS]
+    if len(counts) > MOST_BARS:
+        names.append(f"{len(counts) - MOST_BARS:,} others")
+        values.append(sum(list(counts.values())[MOST_BARS:]))
     with picture(target, size=(8, 1.5 + 0.26 * len(names))) as (figure, axis):
-        bars = axis.barh(names, values, color=[BLUE] * min(most, len(counts)) + ["grey"])
+        bars = axis.barh(names, values, color=[BLUE] * min(MOST_BARS, len(counts)) + ["grey"])
         axis.bar_label(bars, [f"{value:,}" for value in values], padding=3, fontsize=9)
         axis.invert_yaxis()
         axis.set(title=title, xlabel=unit)
@@ -43,7 +43,7 @@ def draw_lengths(tokens: np.ndarray, target: Path, *, max_length: int) -> None:
                  ylabel="papers", xlim=(0, None))
 
 
-def draw_years(years: dict[int, dict[str, int]], target: Path, *, most: int = 7) -> None:
+def draw_years(years: dict[int, dict[str, int]], target: Path) -> None:
     """Draw how many papers each year has, and the share of each class in it."""
     with picture(target, rows=2, size=(8, 6.5)) as (figure, (top, bottom)):
         ticks = list(years)
@@ -52,7 +52,7 @@ def draw_years(years: dict[int, dict[str, int]], target: Path, *, most: int = 7)
         top.set(title=f"Papers by year of publication ({totals.sum():,} with a date)",
                 ylabel="papers")
         sizes = sum((Counter(classes) for classes in years.values()), Counter())
-        names = [name for name, _ in sizes.most_common(most)]
+        names = [name for name, _ in sizes.most_common(MOST_CLASSES)]
         floor = np.zeros(len(ticks))
         for name, colour in zip([*names, None], [*PALETTE[:len(names)], "lightgrey"]):
             shares = np.array([

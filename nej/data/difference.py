@@ -6,8 +6,6 @@ from dataclasses import asdict, dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nej.splits import assign, positions
-
 EXAMPLES = 5
 
 
@@ -21,12 +19,11 @@ class Difference:
     relabelled: dict[str, tuple[str, str]]  # id -> label before, label after
     reworded: list[str]  # another title or summary
     categories: dict[str, tuple[int, int]]  # label -> papers before, papers after
-    changed_split: list[str]
 
     def as_json(self) -> dict:
         """Return everything, with the counts first."""
         counts = {name: len(getattr(self, name)) for name in
-                  ("added", "removed", "relabelled", "reworded", "changed_split")}
+                  ("added", "removed", "relabelled", "reworded")}
         return {"counts": {"before": self.papers[0], "after": self.papers[1]} | counts} | asdict(
             self)
 
@@ -36,7 +33,7 @@ class Difference:
         for name, found in (("added", self.added), ("removed", self.removed),
                             ("relabelled", [f"{i} {a} -> {b}" for i, (a, b) in
                                             self.relabelled.items()]),
-                            ("reworded", self.reworded), ("changed split", self.changed_split)):
+                            ("reworded", self.reworded)):
             examples = ", ".join(found[:EXAMPLES]) + ", ..." * (len(found) > EXAMPLES)
             lines.append(f"{name:<14}{len(found):>9,}  {examples}".rstrip())
         wide = max(map(len, self.categories), default=0)
@@ -49,12 +46,10 @@ class Difference:
         return "\n".join(lines)
 
 
-def compare(old: pa.Table, new: pa.Table, *, label_column: str = "category_code",
-            validation_fraction: float = 0.1, test_fraction: float = 0.1) -> Difference:
+def compare(old: pa.Table, new: pa.Table, *, label_column: str = "category_code") -> Difference:
     """Compare two tables of `read_papers`.
 
-    A paper whose split changed would spoil the test papers; as the split follows from the id,
-    there can be none, and this computes it from both sides all the same.
+    No paper of both can have changed its split, which follows from the id.
     """
     columns = ["id", "title", "summary", label_column]
     both = old.select(columns).join(
@@ -64,17 +59,13 @@ def compare(old: pa.Table, new: pa.Table, *, label_column: str = "category_code"
                                   pc.not_equal(both["summary"], both["summary after"])))
     counts = [Counter(table[label_column].to_pylist()) for table in (old, new)]
     names = sorted(counts[0] | counts[1], key=lambda name: (-counts[1][name], name))
-    splits = [dict(zip(ids, assign(positions(ids), validation_fraction=validation_fraction,
-                                   test_fraction=test_fraction).tolist()))
-              for ids in (old["id"].to_pylist(), new["id"].to_pylist())]
     return Difference(
         papers=(len(old), len(new)),
         added=_without(new, old), removed=_without(old, new),
         relabelled={row["id"]: (row[label_column], row[f"{label_column} after"])
                     for row in relabelled.to_pylist()},
         reworded=reworded["id"].to_pylist(),
-        categories={name: (counts[0][name], counts[1][name]) for name in names},
-        changed_split=[i for i in both["id"].to_pylist() if splits[0][i] != splits[1][i]])
+        categories={name: (counts[0][name], counts[1][name]) for name in names})
 
 
 def _without(table: pa.Table, other: pa.Table) -> list[str]:

@@ -10,6 +10,7 @@ from requests.exceptions import ConnectionError
 from tqdm import tqdm
 
 from nej import InputError
+from nej.files import explained_writes
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ def fetch_feed(query: str, since: date, folder: Path) -> Path:
         JSON Lines for `add_papers`; who has added them deletes the file.
 
     Raises:
-        InputError: arXiv cannot be reached, or refuses.
+        InputError: arXiv cannot be reached, or refuses; or the disk does.
     """
     import arxiv
     digest = hashlib.sha256(f"{query} {since}".encode()).hexdigest()[:12]
@@ -43,14 +44,16 @@ def fetch_feed(query: str, since: date, folder: Path) -> Path:
         sort_by=arxiv.SortCriterion.SubmittedDate, sort_order=arxiv.SortOrder.Ascending)
     client = arxiv.Client(page_size=PAGE)
     try:
-        with open(path, "a", encoding="utf-8") as file:
+        with explained_writes(path), open(path, "a", encoding="utf-8") as file:
             for paper in tqdm(client.results(search, offset=there), desc="arXiv", initial=there,
                               unit=" papers", disable=None):
                 file.write(json.dumps(_record(paper), ensure_ascii=False) + "\n")
-    except Exception as error:  # the client's own, requests', the parser's
+    except Exception as error:  # the client's own, requests', the parser's, the disk's
         fetched = _whole_lines(path)
         if not fetched:
-            path.unlink()
+            path.unlink(missing_ok=True)
+        if isinstance(error, InputError):
+            raise
         reason = "cannot be reached" if isinstance(error, ConnectionError) else str(error)[:200]
         raise InputError(f"arXiv's API: {reason}; the same command goes on after the {fetched} "
                          "papers that are fetched") from error

@@ -18,6 +18,7 @@ from nej.files import replacing, write_csv
 from nej.papers import CleanPapers
 from nej.rows import check_header
 from nej.splits import SPLITS, assign, positions
+from nej.tables import markdown_table
 from nej.text import texts
 
 TOKENIZED_PAPERS = 5000  # a sample of so many tells the lengths
@@ -60,27 +61,26 @@ class DataReport:
 
     def markdown(self) -> str:
         """Return the report as a page, whose pictures lie in figures/."""
-        kinds = "".join(f"| left out: {kind} | {count:,} |\n"
-                        for kind, count in self.rejected.items())
         warnings = "\n".join(f"- {text}" for text in self.warnings) or "None."
-        wide = "\n".join(f"| {name} | {quantiles[0]:,} | {quantiles[1]:,} | {quantiles[2]:,} | "
-                         f"{quantiles[3]:,} | {quantiles[4]:,} |"
-                         for name, quantiles in self.words.items())
-        cut = "\n".join(f"| {length} | {share:.1%} |" for length, share in self.truncated.items())
+        rows = markdown_table(("", "rows"), (
+            ("in the file", f"{self.rows:,}"),
+            *((f"left out: {kind}", f"{count:,}") for kind, count in self.rejected.items()),
+            ("**papers**", f"**{self.papers:,}**")))
+        wide = markdown_table(("words of", "least", "5 %", "median", "95 %", "most"), (
+            (name, *(f"{quantile:,}" for quantile in quantiles))
+            for name, quantiles in self.words.items()))
+        cut = markdown_table(("max_length", "papers that are truncated"), (
+            (str(length), f"{share:.1%}") for length, share in self.truncated.items()))
         names = list(self.splits[SPLITS[0]])
-        split = "\n".join(
-            f"| {name} | " + " | ".join(f"{self.splits[s][name]:,}" for s in SPLITS) + " |"
-            for name in names)
-        total = " | ".join(f"{sum(self.splits[s].values()):,}" for s in SPLITS)
+        split = markdown_table(("", *SPLITS), (
+            *((name, *(f"{self.splits[s][name]:,}" for s in SPLITS)) for name in names),
+            ("**all**", *(f"{sum(self.splits[s].values()):,}" for s in SPLITS))))
         return f"""# The data: {self.file['path']}
 
 {self.file['bytes']:,} bytes, UTF-8, lines end with {self.file['line_ends']}. Columns
 {self.file['columns']}.
 
-| | rows |
-|---|---|
-| in the file | {self.rows:,} |
-{kinds}| **papers** | **{self.papers:,}** |
+{rows}
 
 Every row that is left out stands in [rejects.csv](rejects.csv) with its number and the reason (the
 header is row 1). Of the near-duplicates the hash of the id would have put {self.crossing:,} into
@@ -94,23 +94,16 @@ another split than the paper that they repeat.
 
 {len(self.categories):,} categories. The model is trained on {len(names):,} of them:
 
-| | {' | '.join(SPLITS)} |
-|---|---|---|---|
 {split}
-| **all** | {total} |
 
 ![Papers in each category](figures/data_categories.png)
 
 ## Lengths
 
-| words of | least | 5 % | median | 95 % | most |
-|---|---|---|---|---|---|
 {wide}
 
 Tokens of what the model reads, of a sample of {len(self.tokens):,} papers:
 
-| max_length | papers that are truncated |
-|---|---|
 {cut}
 
 ![Tokens of a paper](figures/data_lengths.png)
@@ -134,7 +127,7 @@ def check_papers(papers: CleanPapers, config: Config, tokenizer: PreTrainedToken
     names, labels, split = label_and_split(papers, config)
     facts = _read_once(papers, config)
     tokens = np.array([len(ids) for ids in tokenizer(
-        facts.sample, truncation=False, verbose=False)["input_ids"]] or [0])
+        facts.sample, truncation=False, verbose=False)["input_ids"]])
     truncated = {length: float(np.mean(tokens > length))
                  for length in sorted({*LENGTHS, config.max_length})}
     return DataReport(

@@ -1,5 +1,6 @@
 """Another revision of the repository: checked out aside, with the data that it pins."""
 
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from nej.data.sources import dvc
 def work_tree(revision: str, folder: Path, *, repository: Path = Path(".")) -> Iterator[Path]:
     """Check out a revision of a git repository into `folder` for the block.
 
+    DVC has there the repository's cache and what its config.local says, keys of remotes for one.
+
     Raises:
         InputError: it is not there.
     """
@@ -24,19 +27,34 @@ def work_tree(revision: str, folder: Path, *, repository: Path = Path(".")) -> I
                          f"({(done.stderr.strip().splitlines() or ['no reason given'])[-1]}); "
                          "fetch it: git fetch --unshallow, or git fetch origin COMMIT")
     try:
+        _share_dvc(repository, folder)
         yield folder
     finally:
         subprocess.run([*git, "worktree", "remove", "--force", str(folder)], capture_output=True)
 
 
+def _share_dvc(repository: Path, tree: Path) -> None:
+    cache = cache_folder(repository)
+    if cache is None or not (tree / ".dvc").is_dir():  # it may be older than its DVC
+        return
+    local = repository / ".dvc" / "config.local"
+    if local.exists():
+        shutil.copy(local, tree / ".dvc")
+    dvc("cache", "dir", "--local", cache, cwd=tree)
+
+
+def cache_folder(repository: Path) -> Path | None:
+    """Return the folder of a repository's DVC cache, None if it has no DVC."""
+    done = dvc("cache", "dir", cwd=repository)
+    return Path(done.stdout.strip()) if done.returncode == 0 else None
+
+
 def pull(tree: Path, path: Path) -> Path:
-    """Return a data file as a work tree pins it, from this repository's DVC cache or the remote.
+    """Return a data file as a work tree pins it, from the repository's DVC cache or the remote.
 
     Raises:
         InputError: neither has it, or nothing pins it.
     """
-    if (cache := Path(".dvc/cache")).is_dir():
-        dvc("cache", "dir", "--local", cache.resolve(), cwd=tree)
     done = dvc("pull", "--quiet", f"{path}.dvc", cwd=tree)
     if done.returncode or not (tree / path).exists():
         said = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines()

@@ -72,6 +72,8 @@ def fetch_csv(target: Path, source: Path | None = None, *, accept: bool = False)
             is as it was.
     """
     pin = Pin.of(target)
+    if accept:
+        keep_version(target)
     if source is not None:
         _install(source, target, None)
         kaggle_version = None
@@ -158,17 +160,34 @@ def _pull(dvc_file: Path) -> bool:
     return dvc("pull", "--quiet", dvc_file).returncode == 0
 
 
+def keep_version(target: Path) -> None:
+    """Put the pinned version, if it is in place, into DVC's cache: it is about to be replaced."""
+    pin = Pin.of(target)
+    if pin is None or not target.is_file() or not pin.matches(target):
+        return
+    done = dvc("commit", "--quiet", "--force", pin.file)
+    if done.returncode != 0:
+        raise InputError(f"{target}: `dvc commit {pin.file}` failed ({_reason(done)}), and without "
+                         "it the present version would be in no cache")
+
+
+def _reason(done: subprocess.CompletedProcess) -> str:
+    return (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+
+
 def pin_version(target: Path, kaggle_version: int | None = None) -> None:
     """Pin the file that is in place and put it into DVC's cache, from where `dvc push` takes it."""
+    before = Pin.of(target)
     done = dvc("add", "--quiet", target)
     if done.returncode != 0:
         raise InputError(f"{target} is in place, but `dvc add {target}` failed "
-                         f"({(done.stderr.strip().splitlines() or ['no reason given'])[-1]})")
+                         f"({_reason(done)})")
     file = target.with_name(target.name + ".dvc")
     content = yaml.safe_load(file.read_text("utf-8"))
-    content.pop("meta", None)
     if kaggle_version is not None:
         content["meta"] = {"kaggle": kaggle_version}
+    elif before is None or content["outs"][0]["md5"] != before.md5:
+        content.pop("meta", None)
     with replacing(file) as aside:
         aside.write_text(yaml.safe_dump(content, sort_keys=False), "utf-8")
     logger.info("%s pins this version; commit it, and `dvc push` where you have a remote", file)

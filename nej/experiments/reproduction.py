@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nej import InputError
-from nej.data.revisions import pull, work_tree
+from nej.data.revisions import cache_folder, pull, work_tree
 from nej.files import CONFIG_FILE, TRACE, checksum
 
 logger = logging.getLogger(__name__)
@@ -53,6 +53,7 @@ def reproduce(model_dir: Path) -> Reproduction:
             work_tree(manifest["git"]["commit"], Path(scratch) / "tree",
                       repository=Path(__file__).resolve().parents[2]) as tree:
         data = _find_data(manifest, Path(config["data_path"]), tree)
+        off_pins = _off_pins(tree)  # what it warns of is better known before the hours
         again = Path(scratch) / "model"
         command = [sys.executable]
         if manifest["processes"] > 1:
@@ -68,7 +69,7 @@ def reproduce(model_dir: Path) -> Reproduction:
         if done.returncode:
             raise InputError(f"training again ended with exit code {done.returncode}; its own "
                              "message above says why")
-        return _compare(model_dir, manifest, again, _manifest(again), _off_pins(tree))
+        return _compare(model_dir, manifest, again, _manifest(again), off_pins)
 
 
 def _manifest(model_dir: Path) -> dict[str, Any]:
@@ -82,8 +83,10 @@ def _manifest(model_dir: Path) -> dict[str, Any]:
 def _find_data(manifest: dict[str, Any], path: Path, tree: Path) -> Path:
     """Return a file that has the md5 of the manifest's data."""
     md5 = manifest["data"]["md5"]
-    cached = Path(".dvc", "cache", "files", "md5", md5[:2], md5[2:])
-    for place in (path, cached):
+    places, cache = [path], cache_folder(tree)
+    if cache is not None:
+        places.append(cache / "files" / "md5" / md5[:2] / md5[2:])
+    for place in places:
         if place.is_file() and checksum(place, "md5") == md5:
             return place.resolve()
     with suppress(InputError):
@@ -135,15 +138,16 @@ def _compare(model_dir: Path, before: dict[str, Any], again: Path, after: dict[s
                     min(map(len, traces)))
         if step < max(map(len, traces)):
             found.append(f"first differing step: {step} (loss and gradient norm in {TRACE})")
-    for name in ("accuracy", "macro_f1"):
+    for name in ("macro_f1", "accuracy"):
         values = [run["validation"][name] for run in (before, after) if "validation" in run]
         if len(values) == 2:
-            # two independent runs: the standard error of a difference of proportions
-            error = math.sqrt(2 * values[0] * (1 - values[0]) / before["papers"]["validation"])
-            agree = abs(values[1] - values[0]) <= 1.96 * error
-            found.append(f"validation {name}: {values[0]:.4f} then, {values[1]:.4f} now, which "
-                         f"{'is' if agree else 'is NOT'} within ±{1.96 * error:.4f}, the 95 % "
-                         "interval of their difference")
+            found.append(f"validation {name}: {values[0]:.4f} then, {values[1]:.4f} now")
+    if len(values) == 2:
+        # a share of papers: the standard error of a difference, as if of other papers each time
+        error = math.sqrt(2 * values[0] * (1 - values[0]) / before["papers"]["validation"])
+        agree = abs(values[1] - values[0]) <= 1.96 * error
+        found[-1] += (f", which {'is' if agree else 'is NOT'} within ±{1.96 * error:.4f}, a rough "
+                      "95 % interval of what chance does")
     return Reproduction(weights, found or ["weights: nothing else that the manifest knows of"])
 
 

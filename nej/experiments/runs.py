@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -105,11 +106,11 @@ def list_runs(models: Path, *, sort: str = "finished", where: Sequence[str] = ()
         raise InputError(f"no folder {models}; name the one that model directories are in")
     conditions = []
     for condition in where:
-        key, equals, value = condition.partition("=")
+        key, equals, text = condition.partition("=")
         if not equals:
             raise InputError(f"--where {condition!r} is no condition; give key=value, "
                              "text_fields=summary for one")
-        conditions.append((key, value))
+        conditions.append((key, text))
     runs = []
     for folder in sorted(path.parent for path in models.glob("*/manifest.json")):
         if folder.is_symlink() or folder.suffix in (".partial", ".replaced"):
@@ -123,7 +124,7 @@ def list_runs(models: Path, *, sort: str = "finished", where: Sequence[str] = ()
                              "and run, finished, minutes, papers, macro_f1, accuracy, "
                              "validation_macro_f1")
     runs = [run for run in runs
-            if all(_text(run.value(key)) == value for key, value in conditions)]
+            if all(_is(run.value(key), text) for key, text in conditions)]
     there = [run for run in runs if run.value(sort) is not None]
     there.sort(key=lambda run: (isinstance(run.value(sort), str), run.value(sort)), reverse=True)
     return there + [run for run in runs if run.value(sort) is None]
@@ -158,10 +159,19 @@ def compare_runs(one: Run, other: Run) -> list[tuple[str, ...]]:
     return rows
 
 
+def _is(value: Any, text: str) -> bool:
+    """Return whether a text names a value: a number in any way to write it."""
+    if type(value) in (int, float):
+        with suppress(ValueError):
+            return value == float(text)
+    return _text(value) == text
+
+
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def base_config(path: Path = Path("configs/base.json")) -> Config:
+def base_config() -> Config:
     """Return the config that settings are told apart from; the defaults where there is no file."""
+    path = Path("configs/base.json")
     return load_config(path if path.exists() else None)

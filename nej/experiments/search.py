@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from nej import InputError
 from nej.experiments.sweep import Sweep, describe
+from nej.experiments.tracked_model import TRIAL
 from nej.experiments.trial import Outcome, TrialRun
 
 logger = logging.getLogger(__name__)
@@ -62,7 +63,8 @@ class Search:
         if known is None:
             points = self.sweep.grid() if self.sweep.method == "grid" else []
             self.study.set_user_attr("id", secrets.token_hex(3))
-            for point in points:
+            # an agent that was killed here has enqueued the first of them
+            for point in points[len(self.trials()):]:
                 self.study.enqueue_trial(point)
             self.study.set_user_attr("sweep", described)
         elif known != described:
@@ -141,7 +143,10 @@ class Search:
 
     def _try(self, trial: Trial, stop: threading.Event) -> Outcome:
         name = self.name(trial)
-        environment = {"WANDB_RUN_ID": name, "WANDB_RUN_GROUP": self.sweep.name}
+        environment = {"WANDB_RUN_ID": name, "WANDB_RUN_GROUP": self.sweep.name,
+                       "WANDB_JOB_TYPE": TRIAL}
+        environment |= {key: value for key, value in (
+            ("WANDB_PROJECT", self.sweep.project), ("WANDB_ENTITY", self.sweep.entity)) if value}
         try:
             config = self.sweep.config_of(trial.params, environment=environment)
         except InputError as error:  # each value can be taken, but not these together
@@ -149,7 +154,7 @@ class Search:
         run = TrialRun(
             self.sweep.command_line(trial.params), environment, Path(config.output_dir),
             self.folder / "trials" / f"{name}.log", self.sweep.metric)
-        reported = set(self.study.get_trials(deepcopy=False)[trial.number].intermediate_values)
+        reported = set(self.trials()[trial.number].intermediate_values)
 
         def report(values: Sequence[float]) -> bool:
             for step, value in enumerate(values, 1):

@@ -45,6 +45,8 @@ class Sweep:
     hyperband: Hyperband | None
     run_cap: int | None
     overrides: list[str]  # of every trial, from the command line
+    project: str | None = None  # in W&B
+    entity: str | None = None
 
     def command_line(self, settings: Mapping[str, Any]) -> list[str]:
         """Return the command that tries `settings`, as W&B's agent puts it together."""
@@ -103,6 +105,9 @@ def load_sweep(path: Path, overrides: list[str]) -> Sweep:
     method = content.get("method")
     if method not in ("bayes", "random", "grid"):
         raise InputError(f"{path}: method is {method!r}; it must be bayes, random or grid")
+    for key in ("project", "entity"):
+        if not isinstance(content.get(key), str | None):
+            raise InputError(f"{path}: {key} is {content[key]!r}; it must be a name")
     run_cap = content.get("run_cap")
     if run_cap is not None and (type(run_cap) is not int or run_cap < 1):
         raise InputError(f"{path}: run_cap is {run_cap!r}; it must be a number of trials")
@@ -110,7 +115,8 @@ def load_sweep(path: Path, overrides: list[str]) -> Sweep:
         name=str(content.get("name", path.stem)), method=method, metric=metric,
         maximize=goal == "maximize", command=_command(content, path), constants=constants,
         space=space, hyperband=_hyperband(content.get("early_terminate"), path),
-        run_cap=run_cap, overrides=overrides)
+        run_cap=run_cap, overrides=overrides, project=content.get("project"),
+        entity=content.get("entity"))
     _try(sweep)
     return sweep
 
@@ -152,9 +158,8 @@ def _metric(found: Any, path: Path) -> tuple[str, str]:
 
 
 def _command(content: dict[str, Any], path: Path) -> list[str]:
-    names: dict[str, list[Any]] = {
-        "${env}": ["/usr/bin/env"], "${interpreter}": ["python"],
-        "${program}": [content.get("program")], "${args}": ["${args}"]}
+    names = {"${env}": "/usr/bin/env", "${interpreter}": "python",
+             "${program}": content.get("program"), "${args}": "${args}"}
     found = content.get("command")
     if not isinstance(found, list) or "${args}" not in found or any(
             isinstance(item, (list, dict)) for item in found):
@@ -163,7 +168,7 @@ def _command(content: dict[str, Any], path: Path) -> list[str]:
     for item in found:
         if str(item).startswith("${"):
             check_known(item, names, f"{path}: command")
-    return [str(part) for item in found for part in names.get(item, [item])]
+    return [str(names.get(item, item)) for item in found]
 
 
 def _hyperband(found: Any, path: Path) -> Hyperband | None:
@@ -172,17 +177,21 @@ def _hyperband(found: Any, path: Path) -> Hyperband | None:
         return None
     where = f"{path}: early_terminate"
     for key in check_object(found, where):
-        check_known(key, ("type", "min_iter", "max_iter", "s", "eta", "strict"), where)
+        check_known(key, ("type", "min_iter", "max_iter", "s", "eta"), where)
     if found.get("type") != "hyperband":
         raise InputError(f"{where}: type is {found.get('type')!r}; it must be hyperband")
-    eta, most = found.get("eta", 3), found.get("max_iter")
-    least = found.get("min_iter")
-    if least is None and most is not None and "s" in found:
-        least = max(1, int(most / eta ** found["s"]))
-    for key, value, low in ("eta", eta, 2), ("min_iter, or max_iter and s,", least, 1):
-        if not isinstance(value, int) or value < low:
+    for key, low in ("eta", 2), ("min_iter", 1), ("max_iter", 1), ("s", 0):
+        value = found.get(key, low)
+        if type(value) is not int or value < low:
             raise InputError(f"{where}: {key} is {value!r}; it must be a whole number, at least "
                              f"{low}")
+    eta, least, most = found.get("eta", 3), found.get("min_iter"), found.get("max_iter")
+    if least is None and most is not None and "s" in found:
+        least = max(1, most // eta ** found["s"])
+    if least is None:
+        raise InputError(f"{where}: it lacks min_iter, or max_iter and s; give whole numbers")
+    if most is not None and most < least:
+        raise InputError(f"{where}: max_iter is {most}, under min_iter, {least}; give more")
     return Hyperband(least, most, eta)
 
 
@@ -210,5 +219,6 @@ def _try(sweep: Sweep) -> None:
 def describe(sweep: Sweep) -> dict[str, Any]:
     """Return what makes a sweep the one that it is, as JSON: to go on with it and no other."""
     fields = dataclasses.asdict(dataclasses.replace(sweep, space={}))
-    return {key: value for key, value in fields.items() if key not in ("run_cap", "space")} | {
+    left_out = ("run_cap", "space", "project", "entity")  # where it is tracked changes no trial
+    return {key: value for key, value in fields.items() if key not in left_out} | {
         "space": {key: repr(distribution) for key, distribution in sweep.space.items()}}

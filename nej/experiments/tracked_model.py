@@ -8,6 +8,7 @@ from typing import Any
 
 from nej.fields import arxiv_link
 
+TRIAL = "trial"  # job type of the runs of a search without W&B's server
 MOST_ROWS = 10_000  # that W&B shows of a table
 
 
@@ -37,7 +38,7 @@ def log_model(run: Any, model_dir: Path) -> None:
     for file in sorted(path for path in model_dir.rglob("*") if path.is_file()):
         name = file.relative_to(model_dir).as_posix()
         weights = file.suffix == ".safetensors"
-        if weights and run.sweep_id:
+        if weights and (run.sweep_id or run.job_type == TRIAL):
             artifact.add_reference(file.resolve().as_uri(), name=name)
         else:  # "mutable" would copy the weights first
             artifact.add_file(str(file), name, policy="immutable" if weights else "mutable")

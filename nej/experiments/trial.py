@@ -1,7 +1,6 @@
 """One trial of a sweep: its process, what it has come to so far, and its end."""
 
 import json
-import logging
 import os
 import re
 import shutil
@@ -9,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +16,6 @@ from pathlib import Path
 from filelock import Timeout
 
 from nej.files import CONFIG_FILE, run_lock
-
-logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
 
@@ -137,7 +135,7 @@ class TrialRun:
             pass
         process.wait()
         while is_worked_on(self.model_dir):
-            threading.Event().wait(POLL_SECONDS)
+            time.sleep(POLL_SECONDS)
 
     def _last_words(self) -> str:
         lines = self.log.read_text("utf-8", errors="replace").splitlines()

@@ -8,9 +8,9 @@ from typing import Any
 import datasets
 
 from nej import InputError
-from nej.data.additions import parse_id
+from nej.config import OTHER
 from nej.data.records import ALIASES, read_records
-from nej.fields import is_text, parse_date
+from nej.fields import is_text, parse_date, parse_id
 from nej.prediction import Classifier
 
 logger = logging.getLogger(__name__)
@@ -31,19 +31,23 @@ def read_labelled(path: Path, classifier: Classifier, *, seen: set[str]
         InputError: the file cannot be read, or no paper of it is left.
     """
     column, names = classifier.config.label_column, classifier.names
-    rows: list[dict[str, Any]] = []
+    gathers = classifier.config.other_categories == "gather" and names[-1] == OTHER
+    newest: dict[str, dict[str, Any]] = {}
     left_out: Counter[str] = Counter()
+    known = {_paper(name) for name in seen}
     for _, record in read_records([path]):
         reason, row = _as_row(record or {}, column)
+        if reason is None and gathers and row["label"] and row["label"] not in names:
+            row["label"] = OTHER
         if reason is None and row["label"] not in names:
             reason = "of another category"
-        elif reason is None and row["id"] in seen:
+        elif reason is None and _paper(row["id"]) in known:
             reason = "of the training or validation papers"
-        if reason is None:
-            rows.append(row)
-        else:
+        if reason is not None:
             left_out[reason] += 1
-    rows = list({row["id"]: row for row in rows}.values())  # the last of several versions
+        elif row["version"] >= newest.get(row["id"], row)["version"]:
+            newest[row["id"]] = row
+    rows = list(newest.values())
     logger.info("%s: %d papers%s", path, len(rows), "".join(
         f"; left out, {reason}: {count}" for reason, count in left_out.most_common()))
     if not rows:
@@ -71,6 +75,12 @@ def read_labelled(path: Path, classifier: Classifier, *, seen: set[str]
                     "cross_listed": [len(categories) > 1 for categories in listed]}
 
 
+def _paper(name: str) -> str:
+    """Return an id in the one spelling of all that it may have; as it is if it is not arXiv's."""
+    identity = parse_id(name)
+    return identity[0] if identity else name
+
+
 def _as_row(record: dict[str, Any], label_column: str) -> tuple[str | None, dict[str, Any]]:
     """Return why a record is of no use (None if it is), and what is needed of it."""
     record = {ALIASES.get(key, key): value for key, value in record.items()}
@@ -84,6 +94,7 @@ def _as_row(record: dict[str, Any], label_column: str) -> tuple[str | None, dict
     published = parse_date(str(record.get("published_date") or ""))
     return None, {
         "id": ("abs-" if identity[0][0].isdigit() else "") + identity[0],
-        "title": str(record.get("title") or ""), "summary": str(record["summary"]),
-        "category_code": codes[0], "all_categories": codes, "published": published,
+        "version": identity[1], "title": " ".join(str(record.get("title") or "").split()),
+        "summary": str(record["summary"]), "category_code": codes[0],
+        "all_categories": codes, "published": published,
         "label": codes[0] if label_column == "category_code" else record.get("category")}
