@@ -53,6 +53,16 @@ def test_baselines_are_fitted_once_and_stand_in_the_table(trained, monkeypatch):
         assert name in first.table()
 
 
+def test_words_weigh_the_same_the_first_time_as_the_second(trained):
+    """The temperature is not in the model directory before the first time."""
+    _, model_dir = trained
+    evaluate(model_dir)
+    first = (model_dir / "mistakes.json").read_bytes()
+    evaluate(model_dir)
+    assert json.loads((model_dir / "calibration.json").read_text("utf-8"))["temperature"] != 1
+    assert (model_dir / "mistakes.json").read_bytes() == first
+
+
 def test_logits_come_back_in_the_papers_order(trained):
     config, model_dir = trained
     tokenizer = load_tokenizer(str(model_dir))

@@ -116,6 +116,7 @@ def evaluate(model_dir: Path, *, data_path: Path | None = None, papers_path: Pat
     validation = classifier.run(dataset["validation"], description="Predict validation")
     outputs = classifier.run(test, description="Predict test")
     calibration = calibrate(validation.logits, labels["validation"], names)
+    classifier = replace(classifier, temperature=calibration["temperature"])
     raw, predictions = (
         Predictions(test["id"][:], labels["test"], softmax(outputs.logits, temperature), names)
         for temperature in (1.0, calibration["temperature"]))
