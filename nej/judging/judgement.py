@@ -68,6 +68,8 @@ def precision_recall(predictions: Predictions) -> list[tuple[str, float, float]]
         if papers.any():
             precision, recall, _ = precision_recall_curve(
                 papers, predictions.probabilities[:, index])
+            # the last is scikit-learn's own, precision 1 at recall 0, which no threshold reaches
+            precision, recall = precision[:-1], recall[:-1]
             best = np.maximum.accumulate(precision)  # recall falls along them
             places = np.searchsorted(recall[::-1], wanted - 1e-9)  # recall may be off by rounding
             rows += [(name, round(float(share), 4), round(float(best[::-1][place]), 6))
