@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard
 from sklearn.metrics import accuracy_score, f1_score
 
 from nej import InputError, baselines
+from nej.config import load_config
 from nej.dataset import load_dataset
 from nej.judging.evaluation import evaluate
 from nej.judging.figures import draw_training_statistics
@@ -170,6 +171,25 @@ def test_a_file_is_judged_aside(judged, tmp_path):
     assert report.test["papers"] == 30 and (report.folder / "report.html").is_file()
     assert "is cross-listed" in (report.folder / "report.md").read_text("utf-8")
     assert {file: file.read_bytes() for file in before} == before
+
+
+def test_names_of_categories_are_not_looked_up_among_the_codes_of_cross_lists(judged, tmp_path):
+    _, model_dir = judged
+    path = model_dir / "training_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"label_column": "category"}))
+    config = load_config(path)
+    names = load_dataset(config, load_tokenizer(str(model_dir)))["test"].features["label"].names
+    path = model_dir / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {
+        "id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}))
+    file = tmp_path / "feed.jsonl"
+    file.write_text("".join(json.dumps({
+        "id": f"2503.{number:05}", "title": "A title", "summary": f"Some words {number}.",
+        "category": names[number % 3], "categories": ["cs.LG", "cs.CV", "cs.CL"]}) + "\n"
+        for number in range(1, 31)), "utf-8")
+    report = evaluate(model_dir, papers_path=file)
+    metrics = json.loads((report.folder / "metrics.json").read_text("utf-8"))
+    assert report.test["papers"] == 30 and "cross_lists" not in metrics
 
 
 def test_a_folder_that_is_no_model_is_explained(tmp_path):

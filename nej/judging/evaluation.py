@@ -137,7 +137,7 @@ def evaluate(model_dir: Path, *, data_path: Path | None = None, papers_path: Pat
             "category_code": _codes(test)} | columns, predictions),
         "label_issues": {"papers": len(suspects.issues), "wrong_share": suspects.wrong_share,
                          "pairs": [asdict(pair) for pair in suspects.pairs]}}
-    if "all_categories" in columns:
+    if "all_categories" in columns and config.label_column == "category_code":  # they are codes
         metrics["cross_lists"] = _agreement(predictions, columns["all_categories"])
     if papers_path is None:
         metrics["seeds"] = seeds(model_dir, metrics["test"])
