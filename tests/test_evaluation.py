@@ -173,6 +173,21 @@ def test_a_file_is_judged_aside(judged, tmp_path):
     assert {file: file.read_bytes() for file in before} == before
 
 
+def test_baselines_read_papers_again_that_were_corrected(judged, tmp_path):
+    config, model_dir = judged
+    papers = load_dataset(config, load_tokenizer(str(model_dir)))["train"]
+    names, labels = papers.features["label"].names, np.asarray(papers["label"])
+    file, found = tmp_path / "feed.jsonl", []
+    for label in (0, 1):  # the texts of one class, then of another, under the same ids and labels
+        texts = [papers[row]["text"] for row in np.flatnonzero(labels == label)[:20].tolist()]
+        file.write_text("".join(json.dumps({
+            "id": f"2504.{number:05}", "title": "", "summary": text, "categories": names[0]}) + "\n"
+            for number, text in enumerate(texts, 1)), "utf-8")
+        report = evaluate(model_dir, papers_path=file)
+        found.append(report.baselines["TF-IDF + LinearSVC"]["accuracy"])
+    assert found[0] > 0.9 and found[1] < 0.1
+
+
 def test_names_of_categories_are_not_looked_up_among_the_codes_of_cross_lists(judged, tmp_path):
     _, model_dir = judged
     path = model_dir / "training_config.json"

@@ -109,7 +109,8 @@ def evaluate(model_dir: Path, *, data_path: Path | None = None, papers_path: Pat
         seen = {*dataset["train"]["id"], *dataset["validation"]["id"]}
         dataset["test"], columns = read_labelled(papers_path, classifier, seen=seen)
         folder = Path(config.reports_dir) / f"{model_dir.name}-on-{papers_path.stem}"
-        digest = hashlib.sha256("\n".join(dataset["test"]["id"]).encode()).hexdigest()[:16]
+        read = json.dumps(dataset["test"]["text"][:])  # what baselines read; ids stay, texts change
+        digest = hashlib.sha256(read.encode()).hexdigest()[:16]
         kept = kept.with_name(f"baselines-{digest}.json")
     test = dataset["test"]
     labels = {split: np.asarray(dataset[split]["label"]) for split in ("validation", "test")}
