@@ -158,6 +158,14 @@ def test_what_the_starting_checkpoint_has_seen_counts(pair, make_judged):
         compare(*pair)
 
 
+def test_ids_and_classes_that_look_like_numbers_are_none(make_judged):
+    model = make_judged("a", [0, 1, 1], [0, 1, 0], names=("01", "1"), test_fraction=0.8,
+                        ids=["2101.00001", "2101.00010", "2101.00100"])
+    found = compare(model, model)
+    assert found.after.ids == ["2101.00001", "2101.00010", "2101.00100"]
+    assert found.classes["01"].papers == 1
+
+
 def test_a_category_called_na_is_a_category(make_judged):
     model = make_judged("a", [0, 1, 1], [0, 1, 0], names=("NA", "cs.AI"))
     assert compare(model, model).classes["NA"].papers == 1

@@ -53,13 +53,14 @@ class Judged:
         again = f"judge the model with `python scripts/evaluate.py {model_dir}`"
         if "test" not in metrics or not path.exists():
             raise InputError(f"{model_dir}: it was not judged on its test papers; {again}")
-        table = pd.read_csv(path, keep_default_na=False)  # a class may be called NA
+        table = pd.read_csv(path, keep_default_na=False,  # a class may be called NA
+                            dtype=dict.fromkeys(("id", "actual", "predicted"), str))
         missing = [name for name in COLUMNS if name not in table]
         if missing:
             raise InputError(f"{path} has no column {missing[0]!r}; {again}")
         table = table.sort_values("id")
         names = sorted(config["id2label"].values())
-        labels, predicted = (pd.Categorical(table[name].astype(str), names).codes.astype(np.int64)
+        labels, predicted = (pd.Categorical(table[name], names).codes.astype(np.int64)
                              for name in ("actual", "predicted"))
         if min(labels.min(), predicted.min()) < 0 or table["id"].duplicated().any():
             raise InputError(f"{path} has classes that are not the model's, or a paper twice; "
