@@ -11,11 +11,10 @@ from scipy.stats import binomtest
 
 from nej import InputError
 from nej.judging.intervals import Bootstrap, beyond_noise, interval, scores
-from nej.judging.judgement import COMPARED
+from nej.judging.judgement import COMPARED, LEAST_PROBABILITY
 from nej.judging.lineage import lineage, papers_seen
 
 COLUMNS = ["id", "actual", "predicted", "actual_probability", "actual_rank"]
-LEAST_PROBABILITY = 5e-7  # for the log loss of what is written as 0.000000
 TOP = 3
 BETTER, SAME, WORSE = "better", "no different", "worse"
 WORDS = {BETTER: "is better than {}, beyond noise", WORSE: "is worse than {}, beyond noise",
@@ -67,7 +66,7 @@ class Judged:
                              f"{again}")
         return cls(
             model_dir, names, table["id"].tolist(), labels, predicted,
-            surprise=-np.log(table["actual_probability"].replace(0, LEAST_PROBABILITY).to_numpy()),
+            surprise=-np.log(table["actual_probability"].clip(LEAST_PROBABILITY).to_numpy()),
             rank=table["actual_rank"].to_numpy(),
             calibration_error=metrics["test"].get("expected_calibration_error"),
             temperature=calibration.get("temperature", 1.0))

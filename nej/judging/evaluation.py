@@ -247,10 +247,11 @@ def _write_predictions(target: Path, predictions: Predictions) -> None:
     names = predictions.names
     write_csv(
         target, ("id", "actual", "predicted", "probability", "actual_probability", "actual_rank"),
-        ((paper, names[label], names[given], f"{share:.6f}", f"{actual:.6f}", rank)
+        # the true class's with all digits, for the log loss of comparisons
+        ((paper, names[label], names[given], f"{share:.6f}", actual, rank)
          for paper, label, given, share, actual, rank in zip(
              predictions.ids, predictions.labels, predictions.predicted, predictions.confidence,
-             own, ranks)))
+             own.tolist(), ranks)))
 
 
 def _check_data(model_dir: Path, data: Path) -> None:

@@ -11,6 +11,7 @@ from nej.metrics import Predictions, all_metrics
 
 COMPARED = ("accuracy", "macro_f1", "weighted_f1")
 CURVE_POINTS = 101
+LEAST_PROBABILITY = float(np.finfo(np.float64).eps)  # of log loss, as scikit-learn clips
 
 
 def judge(predictions: Predictions) -> dict[str, Any]:
@@ -31,7 +32,8 @@ def judge(predictions: Predictions) -> dict[str, Any]:
             hit = (order[:, :k] == labels[:, None]).any(1)
             found["intervals"][key] = interval(bootstrap.means(hit))
     found["log_loss"] = float(log_loss(labels, probabilities, labels=ids))
-    loss = -np.log(np.clip(probabilities[np.arange(len(labels)), labels], 1e-15, 1))
+    loss = -np.log(np.clip(probabilities[np.arange(len(labels)), labels],
+                           LEAST_PROBABILITY, 1))
     found["intervals"]["log_loss"] = interval(bootstrap.means(loss))
     found["expected_calibration_error"] = expected_calibration_error(predictions)
     return found
