@@ -115,6 +115,19 @@ def test_a_title_cannot_put_anything_into_the_page(judged):
     assert "<script" not in page and "<img src=x" not in page and 'href="javascript' not in page
 
 
+def test_the_words_that_were_left_out_are_bold_and_no_others(judged):
+    _, model_dir = judged
+    found = json.loads((model_dir / "mistakes.json").read_text("utf-8"))
+    words = [{"word": word, "log_odds": 1.0} for word in ("supervised", "self-taught", "strong")]
+    found[0] |= {"words": words, "summary":
+                 "2. Self-supervised is not Supervised or a*supervised_model*; self-taught, taught"}
+    (model_dir / "mistakes.json").write_text(json.dumps(found), "utf-8")
+    write_report(model_dir, model_dir)
+    assert ("<p>2. Self-supervised is not <strong>Supervised</strong> or a*<strong>supervised"
+            "</strong>_model*; <strong>self-taught</strong>, taught</p>"
+            ) in (model_dir / "report.html").read_text("utf-8")
+
+
 def test_classes_that_accuracy_hides_are_named(judged):
     _, model_dir = judged
     metrics = json.loads((model_dir / "metrics.json").read_text("utf-8"))

@@ -11,11 +11,13 @@ from markdown_it import MarkdownIt
 
 from nej.fields import arxiv_link
 from nej.files import replacing
+from nej.judging.mistakes import WORD
 from nej.tables import escaped, interval_text, markdown_table
 
 LOW_F1 = 0.5
 LEAST_LOG_ODDS = 0.1  # a word of less changes the odds by less than a tenth
 MOST_PAIRS = 10
+ESCAPED_WORD = re.compile(WORD.pattern.replace("-", r"\\-"))  # the words that were left out
 PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -161,18 +163,23 @@ def _mistakes(mistakes: list[dict[str, Any]]) -> list[str]:
               "class against the right one fall by so much."]
     for found in mistakes:
         words = [word for word in found["words"] if word["log_odds"] >= LEAST_LOG_ODDS]
-        summary = escaped(found["summary"])
-        for word in words:
-            summary = re.sub(rf"(?i)(?<![\w*])({re.escape(escaped(word['word']))})(?![\w*])",
-                             r"**\1**", summary)
         blocks += [
             f"### {escaped(found['title']) or 'Untitled'}",
             f"{_linked(found['id'])}: **{found['predicted']}** with {found['confidence']:.1%}, "
             f"labelled **{found['actual']}** (given {found['probability_of_actual']:.1%}). "
             + ("Deciding: " + ", ".join(
                 f"{escaped(word['word'])} ({word['log_odds']:+.1f})" for word in words) + "."
-               if words else "No single word decided."), summary]
+               if words else "No single word decided."),
+            _bold(found["summary"], {word["word"] for word in words})]
     return blocks
+
+
+def _bold(text: str, words: set[str]) -> str:
+    """Return text from a paper as Markdown, in bold its words that are among `words`."""
+    def one(match: re.Match[str]) -> str:
+        word = match[0].replace("\\", "").casefold()
+        return f"**{match[0]}**" if word in words else match[0]
+    return ESCAPED_WORD.sub(one, escaped(text))
 
 
 def _labels(found: dict[str, Any]) -> list[str]:
