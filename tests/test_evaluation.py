@@ -103,13 +103,21 @@ def test_the_report_needs_no_other_file(judged):
     assert "## Labels that are probably wrong" in text and "Matthews correlation" in text
 
 
+def test_pictures_that_were_not_drawn_this_time_are_not_in_the_report(judged):
+    _, model_dir = judged
+    write_report(model_dir, model_dir, pictures=[model_dir / "figures" / "slices.png"])
+    text = (model_dir / "report.md").read_text("utf-8")
+    assert (model_dir / "figures" / "coverage.png").is_file()
+    assert re.findall(r"figures/(\w+)\.png", text) == ["slices"]
+
+
 def test_a_title_cannot_put_anything_into_the_page(judged):
     _, model_dir = judged
     found = json.loads((model_dir / "mistakes.json").read_text("utf-8"))
     found[0] |= {"title": "<script>alert(1)</script> | ![x](http://evil) $\\LaTeX$",
                  "summary": "</p><img src=x onerror=alert(2)> [a](javascript:alert(3)) `b`"}
     (model_dir / "mistakes.json").write_text(json.dumps(found), "utf-8")
-    write_report(model_dir, model_dir)
+    write_report(model_dir, model_dir, pictures=[])
     page = (model_dir / "report.html").read_text("utf-8")
     assert "&lt;script&gt;alert(1)&lt;/script&gt; | ![x](http://evil) $\\LaTeX$" in page
     assert "<script" not in page and "<img src=x" not in page and 'href="javascript' not in page
@@ -122,7 +130,7 @@ def test_the_words_that_were_left_out_are_bold_and_no_others(judged):
     found[0] |= {"words": words, "summary":
                  "2. Self-supervised is not Supervised or a*supervised_model*; self-taught, taught"}
     (model_dir / "mistakes.json").write_text(json.dumps(found), "utf-8")
-    write_report(model_dir, model_dir)
+    write_report(model_dir, model_dir, pictures=[])
     assert ("<p>2. Self-supervised is not <strong>Supervised</strong> or a*<strong>supervised"
             "</strong>_model*; <strong>self-taught</strong>, taught</p>"
             ) in (model_dir / "report.html").read_text("utf-8")
@@ -134,7 +142,7 @@ def test_classes_that_accuracy_hides_are_named(judged):
     name, found = next(iter(metrics["test"]["per_class"].items()))
     found["f1"] = 0.1
     (model_dir / "metrics.json").write_text(json.dumps(metrics), "utf-8")
-    write_report(model_dir, model_dir)
+    write_report(model_dir, model_dir, pictures=[])
     text = (model_dir / "report.md").read_text("utf-8")
     assert "Accuracy hides" in text and f"papers: {name}" in text.replace("\n", " ")
 

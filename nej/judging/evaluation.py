@@ -162,8 +162,8 @@ def evaluate(model_dir: Path, *, data_path: Path | None = None, papers_path: Pat
         write_reference(model_dir, signals(
             test, outputs, names=names, temperature=calibration["temperature"],
             unknown_words=UnknownWords(classifier.tokenizer)))
-    draw_model(model_dir, folder / "figures", judged_in=folder)
-    write_report(folder, model_dir)
+    pictures = draw_model(model_dir, folder / "figures", judged_in=folder)
+    write_report(folder, model_dir, pictures=pictures)
     return EvaluationReport.load(folder)
 
 

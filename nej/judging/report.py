@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +44,15 @@ blockquote {{ border-left: 4px solid #d55e00; margin-left: 0; padding-left: 1rem
 """
 
 
-def write_report(folder: Path, model_dir: Path) -> None:
+def write_report(folder: Path, model_dir: Path, *, pictures: Sequence[Path]) -> None:
     """Write report.md and report.html from the files that `evaluate` wrote into `folder`.
 
-    The HTML holds its pictures and needs nothing else.
+    The HTML holds its pictures, which lie in figures/, and needs nothing else.
     """
     parts = {name: json.loads((where / f"{name}.json").read_text("utf-8"))
              for name, where in (("metrics", folder), ("calibration", folder),
                                  ("mistakes", folder), ("manifest", model_dir))}
-    figures = {file.stem: file for file in sorted((folder / "figures").glob("*.png"))}
+    figures = {file.stem: file for file in pictures}
     text = _markdown(folder.name, figures=figures, **parts)
     with replacing(folder / "report.md") as aside:
         aside.write_text(text, "utf-8")
