@@ -80,10 +80,13 @@ def test_the_card_tells_what_was_measured(trained):
     config, model_dir = trained
     before = ModelCard.load(model_dir / "README.md")
     assert "not judged on test papers yet" in before.text and before.data.eval_results is None
+    for name in ("calibration.json", "label_issues.csv", "report.html", "metrics.json"):
+        assert f"`{name}`" not in before.text
     report = evaluate(model_dir)
     card = ModelCard.load(model_dir / "README.md")
     assert f"| **this model** | {report.test['macro_f1']:.3f} (" in card.text
     assert config.model_name_or_path in card.text and "LinearSVC" in card.text
+    assert "(`calibration.json`)" in card.text and "`label_issues.csv` lists" in card.text
     assert {one.metric_name: one.metric_value for one in card.data.eval_results} == {
         key: round(report.test[key], 4) for key in ("accuracy", "macro_f1")}
 
