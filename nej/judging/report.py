@@ -194,7 +194,7 @@ def _labels(found: dict[str, Any]) -> list[str]:
     if found["pairs"]:
         blocks.append(markdown_table(
             ("labelled", "belongs to", "papers, estimated", "share of the label"), (
-                (pair["given"], pair["belongs"], f"{pair['papers']:.0f}", f"{pair['share']:.1%}")
+                (pair["given"], pair["belongs"], f"{pair['papers']:,}", f"{pair['share']:.1%}")
                 for pair in found["pairs"][:MOST_PAIRS])))
     return blocks
 
