@@ -1,5 +1,6 @@
 """A model is judged on its test papers, beside baselines, from its directory alone."""
 
+import csv
 import json
 import re
 import shutil
@@ -40,6 +41,8 @@ def test_metrics_are_those_of_the_models_predictions(trained):
         f1_score(papers["label"], predictions, average="macro"))
     assert set(report.test["per_class"]) == set(model.config.label2id)
     assert np.sum(report.test["confusion_matrix"]) == len(papers)
+    with open(model_dir / "label_issues.csv", encoding="utf-8", newline="") as file:
+        assert metrics["label_issues"]["issues"] == len([*csv.DictReader(file)]) < len(papers)
 
 
 def test_baselines_are_fitted_once_and_stand_in_the_table(trained, monkeypatch):

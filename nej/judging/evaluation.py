@@ -136,7 +136,7 @@ def evaluate(model_dir: Path, *, data_path: Path | None = None, papers_path: Pat
                   for name, classes in others.items()},
         "slices": slices({name: test[name][:] for name in ("text", "truncated", "published")} | {
             "category_code": _codes(test)} | columns, predictions),
-        "label_issues": {"papers": len(suspects.issues), "wrong_share": suspects.wrong_share,
+        "label_issues": {"issues": len(suspects.issues), "wrong_share": suspects.wrong_share,
                          "pairs": [asdict(pair) for pair in suspects.pairs]}}
     if "all_categories" in columns and config.label_column == "category_code":  # they are codes
         metrics["cross_lists"] = _agreement(predictions, columns["all_categories"])

@@ -184,10 +184,10 @@ def _bold(text: str, words: set[str]) -> str:
 
 
 def _labels(found: dict[str, Any]) -> list[str]:
-    if not found["papers"]:
+    if not found["issues"]:
         return ["Confident learning (Northcutt et al., 2021) finds none."]
     blocks = [
-        f"Confident learning (Northcutt et al., 2021) doubts the labels of {found['papers']:,} "
+        f"Confident learning (Northcutt et al., 2021) doubts the labels of {found['issues']:,} "
         f"test papers, and estimates that {found['wrong_share']:.1%} of all are wrong. The model's "
         "own confident errors are among them, so that this is too many: a person has to judge. "
         "`label_issues.csv` lists them for review, the most doubtful first."]
