@@ -200,6 +200,21 @@ def test_a_file_is_judged_aside(judged, tmp_path):
     assert {file: file.read_bytes() for file in before} == before
 
 
+def test_another_model_is_compared_on_the_same_file(judged, tmp_path):
+    config, model_dir = judged
+    other = Path(shutil.copytree(model_dir, tmp_path / "other"))
+    file = tmp_path / "news.jsonl"
+    category = load_classifier(str(model_dir)).config.id2label[0]
+    file.write_text("".join(json.dumps({
+        "id": f"2505.{number:05}", "title": "T", "summary": f"Some words {number}.",
+        "categories": category}) + "\n" for number in range(1, 11)), "utf-8")
+    with pytest.raises(InputError, match="--against reports/other-on-FILE"):
+        evaluate(model_dir, papers_path=file, against=other)
+    folder = evaluate(other, papers_path=file).folder
+    assert folder == Path(config.reports_dir) / "other-on-news"
+    assert str(folder) in evaluate(model_dir, papers_path=file, against=folder).leads
+
+
 def test_baselines_read_papers_again_that_were_corrected(judged, tmp_path):
     config, model_dir = judged
     papers = load_dataset(config, load_tokenizer(str(model_dir)))["train"]

@@ -88,7 +88,8 @@ def evaluate(model_dir: Path, *, data_path: Path | None = None, papers_path: Pat
         data_path: the CSV, where it is not at the place that the model's config names.
         papers_path: judge on the papers of this CSV, JSON Lines or Parquet file instead, except
             those that the model was trained or chosen on.
-        against: another model directory, judged on the same papers, to compare with.
+        against: another model directory, judged on the same papers, to compare with; for papers
+            that are given, the folder in which those of that model are.
 
     Raises:
         InputError: no model there, no data, or other data than it was trained on.
@@ -218,7 +219,8 @@ def _predicted_by(other: Path, predictions: Predictions) -> np.ndarray:
     common = len(classes.keys() & set(predictions.ids))
     if not common == len(classes) == len(predictions.ids):
         raise InputError(f"{other} was judged on other papers: of its {len(classes):,}, {common:,} "
-                         f"are among these {len(predictions.ids):,}; judge both on the same")
+                         f"are among these {len(predictions.ids):,}; judge both on the same, "
+                         f"and for --papers FILE name --against reports/{other.name}-on-FILE")
     try:
         return np.array([predictions.names.index(classes[paper]) for paper in predictions.ids])
     except ValueError as error:
