@@ -49,6 +49,12 @@ def test_the_same_predictions_have_the_same_intervals(predictions):
     assert judge(predictions) == judge(predictions)
 
 
+def test_top_2_takes_equally_probable_classes_in_their_order():
+    found = judge(Predictions(["x", "y"], np.array([1, 2]), np.full((2, 3), 1 / 3), NAMES[:3]))
+    low, high = found["intervals"]["top_2_accuracy"]
+    assert found["top_2_accuracy"] == 0.5 and low <= 0.5 <= high
+
+
 def test_two_classes_have_no_top_2_accuracy():
     found = judge(Predictions(["x", "y"], np.array([0, 1]), np.array([[0.9, 0.1], [0.2, 0.8]]),
                               ["a", "b"]))

@@ -245,7 +245,6 @@ def _codes(papers: datasets.Dataset) -> list[str]:
 def _write_predictions(target: Path, predictions: Predictions) -> None:
     """Write each paper's class, the one that it was given, and the probability and rank of both."""
     own = predictions.probabilities[np.arange(len(predictions.labels)), predictions.labels]
-    ranks = 1 + (predictions.probabilities > own[:, None]).sum(1)
     names = predictions.names
     write_csv(
         target, ("id", "actual", "predicted", "probability", "actual_probability", "actual_rank"),
@@ -253,7 +252,7 @@ def _write_predictions(target: Path, predictions: Predictions) -> None:
         ((paper, names[label], names[given], f"{share:.6f}", actual, rank)
          for paper, label, given, share, actual, rank in zip(
              predictions.ids, predictions.labels, predictions.predicted, predictions.confidence,
-             own.tolist(), ranks)))
+             own.tolist(), predictions.rank)))
 
 
 def _check_data(model_dir: Path, data: Path) -> None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import log_loss, precision_recall_curve, top_k_accuracy_score
+from sklearn.metrics import log_loss, precision_recall_curve
 
 from nej.judging.calibration import expected_calibration_error
 from nej.judging.intervals import Bootstrap, beyond_noise, interval, scores
@@ -24,12 +24,11 @@ def judge(predictions: Predictions) -> dict[str, Any]:
     found = judge_classes(predictions.predicted, labels, names=predictions.names)
     bootstrap = Bootstrap(len(labels))
     ids = list(range(len(predictions.names)))
-    order = np.argsort(-probabilities, axis=1, kind="stable")
     for k in (2, 3):
         key = f"top_{k}_accuracy"
         if k < len(ids):
-            found[key] = float(top_k_accuracy_score(labels, probabilities, k=k, labels=ids))
-            hit = (order[:, :k] == labels[:, None]).any(1)
+            hit = predictions.rank <= k
+            found[key] = float(hit.mean())
             found["intervals"][key] = interval(bootstrap.means(hit))
     found["log_loss"] = float(log_loss(labels, probabilities, labels=ids))
     loss = -np.log(np.clip(probabilities[np.arange(len(labels)), labels],
