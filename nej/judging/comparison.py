@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from nej import InputError
-from nej.judging.intervals import Bootstrap, beyond_noise, interval, scores
+from nej.judging.intervals import Bootstrap, beyond_noise, interval, whole_and_drawn
 from nej.judging.judgement import COMPARED, LEAST_PROBABILITY
 from nej.judging.lineage import lineage, papers_seen
 
@@ -153,14 +153,10 @@ def compare(before: Path, after: Path) -> Comparison:
             "have another class in the one than in the other; train both on the same version of "
             "the data")
     boot, papers = Bootstrap(len(a.ids)), len(a.ids)
-    counts, drawn = [], []
-    for model in (a, b):
-        confusion = np.zeros((len(a.names), len(a.names)), int)
-        np.add.at(confusion, (model.labels, model.predicted), 1)
-        counts.append(scores(confusion))
-        drawn.append(scores(boot.confusion(model.labels, model.predicted, len(a.names))))
+    whole, drawn = zip(*(whole_and_drawn(boot, model.labels, model.predicted, len(a.names))
+                         for model in (a, b)))
     figures = {name: Change(
-        name.replace("_f1", " F1"), float(counts[0][name]), float(counts[1][name]),
+        name.replace("_f1", " F1"), float(whole[0][name]), float(whole[1][name]),
         interval(drawn[1][name] - drawn[0][name]), papers) for name in COMPARED}
     values = {"log_loss": (a.surprise, b.surprise)}
     if len(a.names) > TOP:
@@ -170,7 +166,7 @@ def compare(before: Path, after: Path) -> Comparison:
             name.replace("_", " "), float(one.mean()), float(other.mean()),
             interval(boot.means(other - one)), papers, lower_is_better=name == "log_loss")
     classes = {name: Change(
-        name, float(counts[0]["f1"][index]), float(counts[1]["f1"][index]),
+        name, float(whole[0]["f1"][index]), float(whole[1]["f1"][index]),
         interval(drawn[1]["f1"][:, index] - drawn[0]["f1"][:, index]),
         int(np.sum(a.labels == index))) for index, name in enumerate(a.names)}
     right = [model.predicted == model.labels for model in (a, b)]

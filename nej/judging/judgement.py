@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.metrics import log_loss, precision_recall_curve
 
 from nej.judging.calibration import expected_calibration_error
-from nej.judging.intervals import Bootstrap, beyond_noise, interval, scores
+from nej.judging.intervals import Bootstrap, beyond_noise, interval, scores, whole_and_drawn
 from nej.metrics import Predictions, all_metrics
 
 COMPARED = ("accuracy", "macro_f1", "weighted_f1")
@@ -85,13 +85,8 @@ def lead(predicted: np.ndarray, other: np.ndarray, labels: np.ndarray, *, num_cl
     Both are classes of the same papers, int64 (papers,); the keys are those of COMPARED.
     """
     bootstrap = Bootstrap(len(labels))
-    drawn = [scores(bootstrap.confusion(labels, classes, num_classes))
-             for classes in (predicted, other)]
-    whole = []
-    for classes in (predicted, other):
-        counts = np.zeros((num_classes, num_classes), int)
-        np.add.at(counts, (labels, classes), 1)
-        whole.append(scores(counts))
+    whole, drawn = zip(*(whole_and_drawn(bootstrap, labels, classes, num_classes)
+                         for classes in (predicted, other)))
     return {key: {"difference": float(whole[0][key] - whole[1][key]),
                   "interval": interval(drawn[0][key] - drawn[1][key])} for key in COMPARED}
 
