@@ -32,7 +32,8 @@ def origin(config: Config) -> dict[str, Any]:
     path = require(Path(config.data_path))
     md5 = checksum(path, "md5")
     return {"command": sys.argv, "git": _git(), "data": {
-        "path": config.data_path, "md5": md5, "dvc_revision": _dvc_revision(path, md5)}}
+        "path": config.data_path, "md5": md5, "dvc_revision": _dvc_revision(path, md5)},
+        "starting_checkpoint": {"name": _followed(config.model_name_or_path)}}
 
 
 def write_manifest(
@@ -40,6 +41,7 @@ def write_manifest(
 ) -> None:
     """Write manifest.json into the model directory that lies at `folder`."""
     state = PartialState()
+    start = origin["starting_checkpoint"]["name"]
     write_json(folder / "manifest.json", {
         **origin,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -47,9 +49,8 @@ def write_manifest(
         "papers": result.papers,
         "split_sha256": result.split_sha256,
         "starting_checkpoint": {
-            "name": config.model_name_or_path,
-            "sha256": checksum(Path(str(
-                cached_file(config.model_name_or_path, "model.safetensors"))))},
+            "name": start,
+            "sha256": checksum(Path(str(cached_file(start, "model.safetensors"))))},
         "seed": config.seed,
         "steps": result.steps,
         "training_seconds": round(result.seconds, 1),
@@ -67,6 +68,14 @@ def write_manifest(
         "weights_sha256": checksum(folder / "model.safetensors"),
         "validation": result.metrics,
     })
+
+
+def _followed(name: str) -> str:
+    """Return where a link to a starting checkpoint leads; models/production leads on one day."""
+    if not Path(name).is_symlink():
+        return name
+    real = os.path.realpath(name)
+    return real if os.path.isabs(name) else os.path.relpath(real)
 
 
 def _git() -> dict[str, Any] | None:

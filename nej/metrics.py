@@ -40,6 +40,15 @@ class Predictions:
         """Whether that class is the paper's, bool (papers,)."""
         return self.predicted == self.labels
 
+    @cached_property
+    def rank(self) -> np.ndarray:
+        """The place of the paper's class among the model's choices, from 1 on, int64 (papers,).
+
+        Of equally probable classes the first comes first, as in `predicted`.
+        """
+        order = np.argsort(-self.probabilities, axis=1, kind="stable")
+        return 1 + (order == self.labels[:, None]).argmax(1)
+
 
 _INFO = evaluate.MetricInfo(
     description="See the class.", citation="", inputs_description="Lists of class ids.",

@@ -1,5 +1,6 @@
 """Tables in Markdown and in the terminal."""
 
+import re
 from collections.abc import Collection, Iterable, Sequence
 
 
@@ -28,4 +29,4 @@ def escaped(text: str) -> str:
     text = " ".join(text.split())
     for sign in "\\`*_{}[]<>()#+-!|~$&":
         text = text.replace(sign, "\\" + sign)
-    return text
+    return re.sub(r"^(\d+)\.", r"\1\\.", text)  # or it would begin a list

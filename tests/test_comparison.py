@@ -11,6 +11,7 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from nej import InputError
 from nej.judging.comparison import BETTER, SAME, WORSE, compare
+from nej.judging.judgement import LEAST_PROBABILITY
 from nej.splits import positions
 from tests.test_lineage import start_from, weights
 
@@ -107,9 +108,17 @@ def test_the_order_of_the_papers_does_not_matter(pair):
     assert compare(*pair).as_json() == expected
 
 
-def test_a_probability_that_was_rounded_to_nothing_has_a_log_loss(make_judged):
+def test_a_probability_of_nothing_has_a_log_loss(make_judged):
     model = make_judged("a", LABELS.tolist(), guesses(0.7), probability=0.0)
-    assert compare(model, model).figures["log_loss"].before == pytest.approx(-np.log(5e-7))
+    assert compare(model, model).figures["log_loss"].before == pytest.approx(
+        -np.log(LEAST_PROBABILITY))
+
+
+def test_log_loss_is_that_of_the_judging(judged):
+    _, model_dir = judged
+    metrics = json.loads((model_dir / "metrics.json").read_text())
+    assert compare(model_dir, model_dir).figures["log_loss"].before == pytest.approx(
+        metrics["test"]["log_loss"], rel=1e-12)
 
 
 def test_what_was_not_judged_is_refused(pair, tmp_path):
@@ -156,6 +165,14 @@ def test_what_the_starting_checkpoint_has_seen_counts(pair, make_judged):
     seen = int(np.sum(positions(ids[1:]) >= 0.05))
     with pytest.raises(InputError, match=f"new was started from .*teacher, .*: {seen} of the 400"):
         compare(*pair)
+
+
+def test_ids_and_classes_that_look_like_numbers_are_none(make_judged):
+    model = make_judged("a", [0, 1, 1], [0, 1, 0], names=("01", "1"), test_fraction=0.8,
+                        ids=["2101.00001", "2101.00010", "2101.00100"])
+    found = compare(model, model)
+    assert found.after.ids == ["2101.00001", "2101.00010", "2101.00100"]
+    assert found.classes["01"].papers == 1
 
 
 def test_a_category_called_na_is_a_category(make_judged):

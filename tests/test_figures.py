@@ -130,6 +130,12 @@ def test_coverage_falls_and_the_wanted_accuracy_is_marked(drawn, tmp_path):
     assert "1,234 test papers" in axis.get_title()
 
 
+def test_a_threshold_that_no_paper_reaches_is_not_marked(drawn, tmp_path):
+    draw_coverage(COVERAGE, tmp_path / "c.png", papers=5, wanted={"0.95": COVERAGE[3]})
+    legend = drawn[0].axes[0].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["95 % interval"]
+
+
 def test_slices_stand_under_their_heading(drawn, tmp_path):
     draw_slices(SLICES, tmp_path / "s.png", overall=0.81)
     axis, = drawn[0].axes

@@ -49,6 +49,12 @@ def test_the_same_predictions_have_the_same_intervals(predictions):
     assert judge(predictions) == judge(predictions)
 
 
+def test_top_2_takes_equally_probable_classes_in_their_order():
+    found = judge(Predictions(["x", "y"], np.array([1, 2]), np.full((2, 3), 1 / 3), NAMES[:3]))
+    low, high = found["intervals"]["top_2_accuracy"]
+    assert found["top_2_accuracy"] == 0.5 and low <= 0.5 <= high
+
+
 def test_two_classes_have_no_top_2_accuracy():
     found = judge(Predictions(["x", "y"], np.array([0, 1]), np.array([[0.9, 0.1], [0.2, 0.8]]),
                               ["a", "b"]))
@@ -78,9 +84,16 @@ def test_each_point_of_a_precision_recall_curve_can_be_reached(predictions):
         papers, chances = predictions.labels == index, predictions.probabilities[:, index]
         best = {(recall_score(papers, chances >= threshold),
                  precision_score(papers, chances >= threshold)) for threshold in chances}
-        for wanted, precision in curve[1::20]:
+        for wanted, precision in curve[::20]:
             reached = max(p for recall, p in best if recall >= wanted - 1e-9)
             assert precision == pytest.approx(reached, abs=1e-6)
+
+
+def test_a_curve_does_not_begin_at_a_precision_that_no_threshold_reaches():
+    chances = np.array([0.9, 0.8, 0.7])  # of class a; the surest paper is not of it
+    found = precision_recall(Predictions(
+        ["x", "y", "z"], np.array([1, 0, 0]), np.stack([chances, 1 - chances], 1), ["a", "b"]))
+    assert [row for row in found if row[0] == "a"][0] == ("a", 0.0, round(2 / 3, 6))
 
 
 def test_a_class_without_papers_has_no_precision_recall_curve(predictions):

@@ -11,8 +11,10 @@ from nej import InputError
 from nej.dataset import load_dataset
 from nej.files import checksum
 from nej.judging.lineage import lineage, papers_seen
+from nej.manifest import origin, write_manifest
 from nej.model import load_tokenizer
 from nej.splits import positions
+from nej.training import train
 
 IDS = [f"abs-2001.{n:05}" for n in range(500)]
 LABELS = [0, 1, 2, 3] * 5
@@ -62,6 +64,20 @@ def test_a_chain_that_cannot_be_known_is_refused(make_judged):
     shutil.rmtree(old)
     with pytest.raises(InputError, match="old, which is not there any more"):
         lineage(new)
+
+
+def test_a_link_to_a_starting_checkpoint_may_lead_elsewhere_later(
+        trained, make_config, tmp_path, monkeypatch):
+    """As models/production does, once the model that was started from it is promoted."""
+    monkeypatch.chdir(tmp_path)
+    link = Path("production")
+    link.symlink_to("model")
+    config = make_config(top_k=3, max_steps=1, model_name_or_path=str(link), output_dir="new")
+    made_from = origin(config)
+    train(config, finish=lambda folder, result: write_manifest(folder, config, result, made_from))
+    link.unlink()
+    link.symlink_to("new")
+    assert lineage(Path("new")) == [Path("new"), Path("model")]
 
 
 def test_a_model_of_the_hub_is_no_lost_folder(make_judged, tmp_path, monkeypatch):

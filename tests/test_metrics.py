@@ -8,7 +8,8 @@ import pytest
 from sklearn.metrics import f1_score
 
 from nej.metrics import (
-    F1, Accuracy, ConfusionMatrix, PerClass, all_metrics, best_validation, validation_metrics,
+    F1, Accuracy, ConfusionMatrix, PerClass, Predictions, all_metrics, best_validation,
+    validation_metrics,
 )
 
 # two of a (one taken for b), two of b, one of c (taken for a), none of d
@@ -28,6 +29,13 @@ def no_network(monkeypatch):
 @pytest.fixture
 def found() -> dict:
     return all_metrics(np.array(PREDICTED), np.array(TRUE), names=NAMES)
+
+
+def test_of_equally_probable_classes_the_predicted_one_alone_has_rank_1():
+    chances = np.array([[0.4, 0.4, 0.2], [0.4, 0.4, 0.2], [0.2, 0.3, 0.5]])
+    found = Predictions(["x", "y", "z"], np.array([0, 1, 0]), chances, ["a", "b", "c"])
+    assert found.rank.tolist() == [1, 2, 3]
+    assert ((found.rank == 1) == found.right).all()
 
 
 def test_metrics_are_those_by_hand(found):

@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -105,6 +106,17 @@ def test_a_class_may_not_lose_more_than_is_allowed(models, make_judged):
     for wrong in (-0.1, float("nan")):
         with pytest.raises(InputError, match="from 0 to 1"):
             promote(models / "good", models=models, max_class_loss=wrong)
+
+
+def test_a_class_may_lose_just_what_is_allowed(models, monkeypatch):
+    """From 0.80 to 0.78, though 0.78 - 0.80 < -0.02 in floating point."""
+    promote(models / "good", models=models)
+    change = SimpleNamespace(before=0.80, after=0.78, difference=0.78 - 0.80)
+    assert change.difference < -0.02
+    found = promotion.compare(models / "good", models / "better")
+    monkeypatch.setattr(promotion, "compare",
+                        lambda *pair: replace(found, classes={"cs.AI": change}))
+    assert promote(models / "better", models=models).promoted
 
 
 def test_the_first_model_must_be_above_the_baseline_and_behave(models, findings):

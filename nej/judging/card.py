@@ -19,6 +19,11 @@ def write_card(model_dir: Path) -> None:
         for name in (CONFIG_FILE, "manifest.json", "metrics.json", "config.json"))
     names = list(classes["id2label"].values())
     name = Path(config["output_dir"]).name
+    calibrated, suspects, how_much = (  # in files that judging writes
+        " Its probabilities are calibrated on validation papers\n"
+        "(`calibration.json`), so that a threshold can be set under which it abstains.",
+        " (`label_issues.csv` lists suspects)",
+        ": the slices in `report.html` say how much") if "test" in metrics else ("", "", "")
     text = f"""---
 {_metadata(name, config, metrics).to_yaml()}
 ---
@@ -32,17 +37,16 @@ A DistilBERT that sorts arXiv papers into {len(names)} categories by their
 ## What it is for
 
 To propose a category for a paper that was written in English for arXiv, by its author or by a
-person who looks at the proposal. Its probabilities are calibrated on validation papers
-(`calibration.json`), so that a threshold can be set under which it abstains.
+person who looks at the proposal.{calibrated}
 
 ## Limits
 
 - It knows the categories above and no others: a paper of another category gets one of these.
 - A paper has one category here, though categories overlap (a paper of cs.LG may as well be one of
-  stat.ML); some labels are wrong (`label_issues.csv` lists suspects).
+  stat.ML); some labels are wrong{suspects}.
 - It reads the first {config['max_length']} tokens.
-- Papers of other years, lengths and fields than those of the training are told worse or better:
-  the slices in `report.html` say how much.
+- Papers of other years, lengths and fields than those of the training are told worse or
+  better{how_much}.
 
 ## Data
 

@@ -10,12 +10,11 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from nej import InputError
-from nej.judging.intervals import Bootstrap, beyond_noise, interval, scores
-from nej.judging.judgement import COMPARED
+from nej.judging.intervals import Bootstrap, beyond_noise, interval, whole_and_drawn
+from nej.judging.judgement import COMPARED, LEAST_PROBABILITY
 from nej.judging.lineage import lineage, papers_seen
 
 COLUMNS = ["id", "actual", "predicted", "actual_probability", "actual_rank"]
-LEAST_PROBABILITY = 5e-7  # for the log loss of what is written as 0.000000
 TOP = 3
 BETTER, SAME, WORSE = "better", "no different", "worse"
 WORDS = {BETTER: "is better than {}, beyond noise", WORSE: "is worse than {}, beyond noise",
@@ -53,20 +52,21 @@ class Judged:
         again = f"judge the model with `python scripts/evaluate.py {model_dir}`"
         if "test" not in metrics or not path.exists():
             raise InputError(f"{model_dir}: it was not judged on its test papers; {again}")
-        table = pd.read_csv(path, keep_default_na=False)  # a class may be called NA
+        table = pd.read_csv(path, keep_default_na=False,  # a class may be called NA
+                            dtype=dict.fromkeys(("id", "actual", "predicted"), str))
         missing = [name for name in COLUMNS if name not in table]
         if missing:
             raise InputError(f"{path} has no column {missing[0]!r}; {again}")
         table = table.sort_values("id")
         names = sorted(config["id2label"].values())
-        labels, predicted = (pd.Categorical(table[name].astype(str), names).codes.astype(np.int64)
+        labels, predicted = (pd.Categorical(table[name], names).codes.astype(np.int64)
                              for name in ("actual", "predicted"))
         if min(labels.min(), predicted.min()) < 0 or table["id"].duplicated().any():
             raise InputError(f"{path} has classes that are not the model's, or a paper twice; "
                              f"{again}")
         return cls(
             model_dir, names, table["id"].tolist(), labels, predicted,
-            surprise=-np.log(table["actual_probability"].replace(0, LEAST_PROBABILITY).to_numpy()),
+            surprise=-np.log(table["actual_probability"].clip(LEAST_PROBABILITY).to_numpy()),
             rank=table["actual_rank"].to_numpy(),
             calibration_error=metrics["test"].get("expected_calibration_error"),
             temperature=calibration.get("temperature", 1.0))
@@ -153,14 +153,10 @@ def compare(before: Path, after: Path) -> Comparison:
             "have another class in the one than in the other; train both on the same version of "
             "the data")
     boot, papers = Bootstrap(len(a.ids)), len(a.ids)
-    counts, drawn = [], []
-    for model in (a, b):
-        confusion = np.zeros((len(a.names), len(a.names)), int)
-        np.add.at(confusion, (model.labels, model.predicted), 1)
-        counts.append(scores(confusion))
-        drawn.append(scores(boot.confusion(model.labels, model.predicted, len(a.names))))
+    whole, drawn = zip(*(whole_and_drawn(boot, model.labels, model.predicted, len(a.names))
+                         for model in (a, b)))
     figures = {name: Change(
-        name.replace("_f1", " F1"), float(counts[0][name]), float(counts[1][name]),
+        name.replace("_f1", " F1"), float(whole[0][name]), float(whole[1][name]),
         interval(drawn[1][name] - drawn[0][name]), papers) for name in COMPARED}
     values = {"log_loss": (a.surprise, b.surprise)}
     if len(a.names) > TOP:
@@ -170,7 +166,7 @@ def compare(before: Path, after: Path) -> Comparison:
             name.replace("_", " "), float(one.mean()), float(other.mean()),
             interval(boot.means(other - one)), papers, lower_is_better=name == "log_loss")
     classes = {name: Change(
-        name, float(counts[0]["f1"][index]), float(counts[1]["f1"][index]),
+        name, float(whole[0]["f1"][index]), float(whole[1]["f1"][index]),
         interval(drawn[1]["f1"][:, index] - drawn[0]["f1"][:, index]),
         int(np.sum(a.labels == index))) for index, name in enumerate(a.names)}
     right = [model.predicted == model.labels for model in (a, b)]

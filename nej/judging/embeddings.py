@@ -79,9 +79,9 @@ def sample(papers: int, most: int, *, seed: int) -> np.ndarray:
 def project(embeddings: np.ndarray, *, seed: int) -> np.ndarray:
     """Lay papers out in the plane so that neighbours stay neighbours; float64 (papers, 2).
 
-    t-SNE (van der Maaten and Hinton, 2008) with gradients by interpolation (Linderman et al.,
-    2019), from the first principal components on. The same seed on the same machine gives the
-    same layout.
+    t-SNE (van der Maaten and Hinton, 2008) from the first principal components on, with gradients
+    by Barnes and Hut's tree (van der Maaten, 2014) or, from 10,000 papers on, by interpolation
+    (Linderman et al., 2019). The same seed on the same machine gives the same layout.
 
     Args:
         embeddings: float (papers, width).

@@ -88,7 +88,8 @@ def evaluate(model_dir: Path, *, data_path: Path | None = None, papers_path: Pat
         data_path: the CSV, where it is not at the place that the model's config names.
         papers_path: judge on the papers of this CSV, JSON Lines or Parquet file instead, except
             those that the model was trained or chosen on.
-        against: another model directory, judged on the same papers, to compare with.
+        against: another model directory, judged on the same papers, to compare with; for papers
+            that are given, the folder in which those of that model are.
 
     Raises:
         InputError: no model there, no data, or other data than it was trained on.
@@ -109,13 +110,15 @@ def evaluate(model_dir: Path, *, data_path: Path | None = None, papers_path: Pat
         seen = {*dataset["train"]["id"], *dataset["validation"]["id"]}
         dataset["test"], columns = read_labelled(papers_path, classifier, seen=seen)
         folder = Path(config.reports_dir) / f"{model_dir.name}-on-{papers_path.stem}"
-        digest = hashlib.sha256("\n".join(dataset["test"]["id"]).encode()).hexdigest()[:16]
+        read = json.dumps(dataset["test"]["text"][:])  # what baselines read; ids stay, texts change
+        digest = hashlib.sha256(read.encode()).hexdigest()[:16]
         kept = kept.with_name(f"baselines-{digest}.json")
     test = dataset["test"]
     labels = {split: np.asarray(dataset[split]["label"]) for split in ("validation", "test")}
     validation = classifier.run(dataset["validation"], description="Predict validation")
     outputs = classifier.run(test, description="Predict test")
     calibration = calibrate(validation.logits, labels["validation"], names)
+    classifier = replace(classifier, temperature=calibration["temperature"])
     raw, predictions = (
         Predictions(test["id"][:], labels["test"], softmax(outputs.logits, temperature), names)
         for temperature in (1.0, calibration["temperature"]))
@@ -134,9 +137,9 @@ def evaluate(model_dir: Path, *, data_path: Path | None = None, papers_path: Pat
                   for name, classes in others.items()},
         "slices": slices({name: test[name][:] for name in ("text", "truncated", "published")} | {
             "category_code": _codes(test)} | columns, predictions),
-        "label_issues": {"papers": len(suspects.issues), "wrong_share": suspects.wrong_share,
+        "label_issues": {"issues": len(suspects.issues), "wrong_share": suspects.wrong_share,
                          "pairs": [asdict(pair) for pair in suspects.pairs]}}
-    if "all_categories" in columns:
+    if "all_categories" in columns and config.label_column == "category_code":  # they are codes
         metrics["cross_lists"] = _agreement(predictions, columns["all_categories"])
     if papers_path is None:
         metrics["seeds"] = seeds(model_dir, metrics["test"])
@@ -160,8 +163,8 @@ def evaluate(model_dir: Path, *, data_path: Path | None = None, papers_path: Pat
         write_reference(model_dir, signals(
             test, outputs, names=names, temperature=calibration["temperature"],
             unknown_words=UnknownWords(classifier.tokenizer)))
-    draw_model(model_dir, folder / "figures", judged_in=folder)
-    write_report(folder, model_dir)
+    pictures = draw_model(model_dir, folder / "figures", judged_in=folder)
+    write_report(folder, model_dir, pictures=pictures)
     return EvaluationReport.load(folder)
 
 
@@ -216,7 +219,8 @@ def _predicted_by(other: Path, predictions: Predictions) -> np.ndarray:
     common = len(classes.keys() & set(predictions.ids))
     if not common == len(classes) == len(predictions.ids):
         raise InputError(f"{other} was judged on other papers: of its {len(classes):,}, {common:,} "
-                         f"are among these {len(predictions.ids):,}; judge both on the same")
+                         f"are among these {len(predictions.ids):,}; judge both on the same, "
+                         f"and for --papers FILE name --against reports/{other.name}-on-FILE")
     try:
         return np.array([predictions.names.index(classes[paper]) for paper in predictions.ids])
     except ValueError as error:
@@ -241,14 +245,14 @@ def _codes(papers: datasets.Dataset) -> list[str]:
 def _write_predictions(target: Path, predictions: Predictions) -> None:
     """Write each paper's class, the one that it was given, and the probability and rank of both."""
     own = predictions.probabilities[np.arange(len(predictions.labels)), predictions.labels]
-    ranks = 1 + (predictions.probabilities > own[:, None]).sum(1)
     names = predictions.names
     write_csv(
         target, ("id", "actual", "predicted", "probability", "actual_probability", "actual_rank"),
-        ((paper, names[label], names[given], f"{share:.6f}", f"{actual:.6f}", rank)
+        # the true class's with all digits, for the log loss of comparisons
+        ((paper, names[label], names[given], f"{share:.6f}", actual, rank)
          for paper, label, given, share, actual, rank in zip(
              predictions.ids, predictions.labels, predictions.predicted, predictions.confidence,
-             own, ranks)))
+             own.tolist(), predictions.rank)))
 
 
 def _check_data(model_dir: Path, data: Path) -> None:

@@ -70,6 +70,14 @@ def scores(confusion: np.ndarray) -> dict[str, np.ndarray]:
         "precision": precision, "recall": recall, "f1": f1}
 
 
+def whole_and_drawn(bootstrap: Bootstrap, labels: np.ndarray, predicted: np.ndarray,
+                    num_classes: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return `scores` of predicted classes, int64 (papers,): of all papers, of each resample."""
+    counts = np.zeros((num_classes, num_classes), int)
+    np.add.at(counts, (labels, predicted), 1)
+    return scores(counts), scores(bootstrap.confusion(labels, predicted, num_classes))
+
+
 def interval(values: np.ndarray, level: float = LEVEL) -> list[float]:
     """Return the percentile interval [low, high] of a figure's resamples, NaN left out."""
     return [float(bound) for bound in np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])]

@@ -3,14 +3,15 @@
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import log_loss, precision_recall_curve, top_k_accuracy_score
+from sklearn.metrics import log_loss, precision_recall_curve
 
 from nej.judging.calibration import expected_calibration_error
-from nej.judging.intervals import Bootstrap, beyond_noise, interval, scores
+from nej.judging.intervals import Bootstrap, beyond_noise, interval, scores, whole_and_drawn
 from nej.metrics import Predictions, all_metrics
 
 COMPARED = ("accuracy", "macro_f1", "weighted_f1")
 CURVE_POINTS = 101
+LEAST_PROBABILITY = float(np.finfo(np.float64).eps)  # of log loss, as scikit-learn clips
 
 
 def judge(predictions: Predictions) -> dict[str, Any]:
@@ -23,15 +24,15 @@ def judge(predictions: Predictions) -> dict[str, Any]:
     found = judge_classes(predictions.predicted, labels, names=predictions.names)
     bootstrap = Bootstrap(len(labels))
     ids = list(range(len(predictions.names)))
-    order = np.argsort(-probabilities, axis=1, kind="stable")
     for k in (2, 3):
         key = f"top_{k}_accuracy"
         if k < len(ids):
-            found[key] = float(top_k_accuracy_score(labels, probabilities, k=k, labels=ids))
-            hit = (order[:, :k] == labels[:, None]).any(1)
+            hit = predictions.rank <= k
+            found[key] = float(hit.mean())
             found["intervals"][key] = interval(bootstrap.means(hit))
     found["log_loss"] = float(log_loss(labels, probabilities, labels=ids))
-    loss = -np.log(np.clip(probabilities[np.arange(len(labels)), labels], 1e-15, 1))
+    loss = -np.log(np.clip(probabilities[np.arange(len(labels)), labels],
+                           LEAST_PROBABILITY, 1))
     found["intervals"]["log_loss"] = interval(bootstrap.means(loss))
     found["expected_calibration_error"] = expected_calibration_error(predictions)
     return found
@@ -68,6 +69,8 @@ def precision_recall(predictions: Predictions) -> list[tuple[str, float, float]]
         if papers.any():
             precision, recall, _ = precision_recall_curve(
                 papers, predictions.probabilities[:, index])
+            # the last is scikit-learn's own, precision 1 at recall 0, which no threshold reaches
+            precision, recall = precision[:-1], recall[:-1]
             best = np.maximum.accumulate(precision)  # recall falls along them
             places = np.searchsorted(recall[::-1], wanted - 1e-9)  # recall may be off by rounding
             rows += [(name, round(float(share), 4), round(float(best[::-1][place]), 6))
@@ -82,13 +85,8 @@ def lead(predicted: np.ndarray, other: np.ndarray, labels: np.ndarray, *, num_cl
     Both are classes of the same papers, int64 (papers,); the keys are those of COMPARED.
     """
     bootstrap = Bootstrap(len(labels))
-    drawn = [scores(bootstrap.confusion(labels, classes, num_classes))
-             for classes in (predicted, other)]
-    whole = []
-    for classes in (predicted, other):
-        counts = np.zeros((num_classes, num_classes), int)
-        np.add.at(counts, (labels, classes), 1)
-        whole.append(scores(counts))
+    whole, drawn = zip(*(whole_and_drawn(bootstrap, labels, classes, num_classes)
+                         for classes in (predicted, other)))
     return {key: {"difference": float(whole[0][key] - whole[1][key]),
                   "interval": interval(drawn[0][key] - drawn[1][key])} for key in COMPARED}
 

@@ -134,7 +134,7 @@ def draw_coverage(coverage: Sequence[dict[str, Any]], target: Path, *, papers: i
         axis.fill_between(share, low, high, color=BLUE, alpha=0.2, linewidth=0, label=INTERVAL)
         marks = iter("osD^v")
         for name, found in (wanted or {}).items():
-            if found:
+            if found and found["coverage"]:
                 axis.plot(found["coverage"], found["accuracy"], next(marks), color=ORANGE,
                           markersize=8, clip_on=False, linestyle="none",
                           label=f"{_percent(float(name))} wanted: {_percent(found['coverage'])} "

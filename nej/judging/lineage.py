@@ -26,7 +26,9 @@ def lineage(model_dir: Path) -> list[Path]:
     """
     found = [model_dir]
     while True:
-        name = _read(found[-1], CONFIG_FILE)["model_name_or_path"]
+        start = _read(found[-1], "manifest.json", {}).get("starting_checkpoint", {})
+        # the manifest has where a link led, which the config names
+        name = start.get("name") or _read(found[-1], CONFIG_FILE)["model_name_or_path"]
         folder = Path(name)
         lost = f"{found[-1]} was started from {name}, which "
         if not folder.is_dir():
@@ -36,7 +38,6 @@ def lineage(model_dir: Path) -> list[Path]:
             return found
         if not any((folder / file).exists() for file in ("manifest.json", CONFIG_FILE)):
             return found  # no model of nej's: it has seen none of the papers with their classes
-        start = _read(found[-1], "manifest.json", {}).get("starting_checkpoint")
         if folder.resolve() in [link.resolve() for link in found] or (
                 start and checksum(folder / "model.safetensors") != start["sha256"]):
             raise InputError(f"{lost}holds another model now, so that the papers the former one "

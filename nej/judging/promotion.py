@@ -83,7 +83,7 @@ def promote(model_dir: Path, *, models: Path = Path("models"),
         reasons += [f"F1 of {name} is {-change.difference:.4f} lower ({change.before:.4f} to "
                     f"{change.after:.4f}), and {max_class_loss} is allowed"
                     for name, change in found.classes.items()
-                    if change.difference < -max_class_loss]
+                    if round(change.difference, 9) < -max_class_loss]
     reasons += _misbehaviour(candidate)
     if reasons:
         return Promotion(model_dir, False, verdict, reasons)

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ from markdown_it import MarkdownIt
 
 from nej.fields import arxiv_link
 from nej.files import replacing
+from nej.judging.mistakes import WORD
 from nej.tables import escaped, interval_text, markdown_table
 
 LOW_F1 = 0.5
 LEAST_LOG_ODDS = 0.1  # a word of less changes the odds by less than a tenth
 MOST_PAIRS = 10
+ESCAPED_WORD = re.compile(WORD.pattern.replace("-", r"\\-"))  # the words that were left out
 PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -41,15 +44,15 @@ blockquote {{ border-left: 4px solid #d55e00; margin-left: 0; padding-left: 1rem
 """
 
 
-def write_report(folder: Path, model_dir: Path) -> None:
+def write_report(folder: Path, model_dir: Path, *, pictures: Sequence[Path]) -> None:
     """Write report.md and report.html from the files that `evaluate` wrote into `folder`.
 
-    The HTML holds its pictures and needs nothing else.
+    The HTML holds its pictures, which lie in figures/, and needs nothing else.
     """
     parts = {name: json.loads((where / f"{name}.json").read_text("utf-8"))
              for name, where in (("metrics", folder), ("calibration", folder),
                                  ("mistakes", folder), ("manifest", model_dir))}
-    figures = {file.stem: file for file in sorted((folder / "figures").glob("*.png"))}
+    figures = {file.stem: file for file in pictures}
     text = _markdown(folder.name, figures=figures, **parts)
     with replacing(folder / "report.md") as aside:
         aside.write_text(text, "utf-8")
@@ -161,32 +164,37 @@ def _mistakes(mistakes: list[dict[str, Any]]) -> list[str]:
               "class against the right one fall by so much."]
     for found in mistakes:
         words = [word for word in found["words"] if word["log_odds"] >= LEAST_LOG_ODDS]
-        summary = escaped(found["summary"])
-        for word in words:
-            summary = re.sub(rf"(?i)(?<![\w*])({re.escape(escaped(word['word']))})(?![\w*])",
-                             r"**\1**", summary)
         blocks += [
             f"### {escaped(found['title']) or 'Untitled'}",
             f"{_linked(found['id'])}: **{found['predicted']}** with {found['confidence']:.1%}, "
             f"labelled **{found['actual']}** (given {found['probability_of_actual']:.1%}). "
             + ("Deciding: " + ", ".join(
                 f"{escaped(word['word'])} ({word['log_odds']:+.1f})" for word in words) + "."
-               if words else "No single word decided."), summary]
+               if words else "No single word decided."),
+            _bold(found["summary"], {word["word"] for word in words})]
     return blocks
 
 
+def _bold(text: str, words: set[str]) -> str:
+    """Return text from a paper as Markdown, in bold its words that are among `words`."""
+    def one(match: re.Match[str]) -> str:
+        word = match[0].replace("\\", "").casefold()
+        return f"**{match[0]}**" if word in words else match[0]
+    return ESCAPED_WORD.sub(one, escaped(text))
+
+
 def _labels(found: dict[str, Any]) -> list[str]:
-    if not found["papers"]:
+    if not found["issues"]:
         return ["Confident learning (Northcutt et al., 2021) finds none."]
     blocks = [
-        f"Confident learning (Northcutt et al., 2021) doubts the labels of {found['papers']:,} "
+        f"Confident learning (Northcutt et al., 2021) doubts the labels of {found['issues']:,} "
         f"test papers, and estimates that {found['wrong_share']:.1%} of all are wrong. The model's "
         "own confident errors are among them, so that this is too many: a person has to judge. "
         "`label_issues.csv` lists them for review, the most doubtful first."]
     if found["pairs"]:
         blocks.append(markdown_table(
             ("labelled", "belongs to", "papers, estimated", "share of the label"), (
-                (pair["given"], pair["belongs"], f"{pair['papers']:.0f}", f"{pair['share']:.1%}")
+                (pair["given"], pair["belongs"], f"{pair['papers']:,}", f"{pair['share']:.1%}")
                 for pair in found["pairs"][:MOST_PAIRS])))
     return blocks
 
