@@ -37,6 +37,9 @@ BOUNDS = {
     "early_stopping_patience": (1, math.inf), "dataloader_num_workers": (0, 256),
     "ddp_timeout": (1, math.inf), "seed": (0, 2**32 - 1),
 }
+# keys of what is around a run: runs that differ in nothing else are the same
+AROUND = ("output_dir", "run_name", "reports_dir", "overwrite_output_dir", "allow_changes",
+          "report_to", "do_predict")
 LARGEST = 2**63  # no number of a config is as large
 
 

@@ -34,6 +34,19 @@ def require(path: Path) -> Path:
     return path
 
 
+def require_model(model_dir: Path, *, file: str = "manifest.json") -> None:
+    """Raise InputError unless a finished model is there, which has `file`."""
+    if not (model_dir / file).exists():
+        raise InputError(f"{model_dir} is not a finished model directory: no {file} in it; train "
+                         "one with scripts/train.py, or name another")
+
+
+def read_manifest(model_dir: Path) -> dict[str, Any]:
+    """Return what made a model; raise InputError unless it is there and finished."""
+    require_model(model_dir)
+    return json.loads((model_dir / "manifest.json").read_text("utf-8"))
+
+
 @contextmanager
 def explained_writes(target: Path) -> Iterator[None]:
     """Turn a disk's errors inside the block, also those that torch wraps, into an InputError."""

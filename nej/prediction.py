@@ -21,7 +21,7 @@ from nej.batching import collate, fill
 from nej.config import Config, load_config
 from nej.device import use_bf16
 from nej.fields import collapse_spaces
-from nej.files import CONFIG_FILE
+from nej.files import CONFIG_FILE, require_model
 from nej.model import load_classifier, load_tokenizer
 from nej.packing import can_pack, pack, packed_first_tokens
 from nej.text import tokenize
@@ -193,13 +193,6 @@ def backend_fields(model_dir: Path) -> dict[str, Any]:
             "names": [names[str(index)] for index in range(len(names))],
             "tokenizer": load_tokenizer(str(model_dir)),
             "temperature": calibration(model_dir).get("temperature", 1.0)}
-
-
-def require_model(model_dir: Path) -> None:
-    """Raise InputError unless a finished model is there."""
-    if not (model_dir / "manifest.json").exists():
-        raise InputError(f"{model_dir} is not a finished model directory: no manifest.json in "
-                         "it; train one with scripts/train.py, or name another")
 
 
 def calibration(model_dir: Path) -> dict[str, Any]:

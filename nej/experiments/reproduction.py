@@ -16,7 +16,7 @@ from typing import Any
 
 from nej import InputError
 from nej.data.revisions import cache_folder, pull, work_tree
-from nej.files import CONFIG_FILE, TRACE, checksum
+from nej.files import CONFIG_FILE, TRACE, checksum, read_manifest
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def reproduce(model_dir: Path) -> Reproduction:
     Raises:
         InputError: no manifest, or the commit, data or starting checkpoint cannot be had.
     """
-    manifest = _manifest(model_dir)
+    manifest = read_manifest(model_dir)
     config = json.loads((model_dir / CONFIG_FILE).read_text("utf-8"))
     if not manifest["git"]:
         raise InputError(f"{model_dir}: its manifest names no commit; it was made outside git")
@@ -69,15 +69,7 @@ def reproduce(model_dir: Path) -> Reproduction:
         if done.returncode:
             raise InputError(f"training again ended with exit code {done.returncode}; its own "
                              "message above says why")
-        return _compare(model_dir, manifest, again, _manifest(again), off_pins)
-
-
-def _manifest(model_dir: Path) -> dict[str, Any]:
-    try:
-        return json.loads((model_dir / "manifest.json").read_text("utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{model_dir} is not a finished model directory: no manifest.json in it"
-                         ) from None
+        return _compare(model_dir, manifest, again, read_manifest(again), off_pins)
 
 
 def _find_data(manifest: dict[str, Any], path: Path, tree: Path) -> Path:

@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from nej import InputError
-from nej.config import Config, load_config
+from nej.config import AROUND, Config, load_config
 from nej.files import CONFIG_FILE
 from nej.tables import interval_text
 
 # where a run lies and how it is called says nothing of what was tried
-PLACES = ("output_dir", "run_name", "reports_dir", "overwrite_output_dir", "allow_changes",
-          "report_to", "do_predict")
 COLUMNS = ("run", "finished", "macro F1", "accuracy", "validation macro F1", "papers", "minutes",
            "commit", "data", "settings")
 
@@ -133,7 +131,7 @@ def list_runs(models: Path, *, sort: str = "finished", where: Sequence[str] = ()
 def differences(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of `other` that are not those of `one`, places and names left out."""
     return {key: value for key, value in other.items()
-            if key not in PLACES and value != one.get(key)}
+            if key not in AROUND and value != one.get(key)}
 
 
 def compare_runs(one: Run, other: Run) -> list[tuple[str, ...]]:

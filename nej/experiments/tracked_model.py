@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nej.fields import arxiv_link
+from nej.files import read_manifest
 
 TRIAL = "trial"  # job type of the runs of a search without W&B's server
 MOST_ROWS = 10_000  # that W&B shows of a table
@@ -33,7 +34,7 @@ def log_model(run: Any, model_dir: Path) -> None:
     Trials of a sweep are many, and models large: of those the weights are referred to only.
     """
     import wandb
-    manifest = json.loads((model_dir / "manifest.json").read_text("utf-8"))
+    manifest = read_manifest(model_dir)
     artifact = wandb.Artifact(_name(f"model-{model_dir.name}"), type="model", metadata=manifest)
     for file in sorted(path for path in model_dir.rglob("*") if path.is_file()):
         name = file.relative_to(model_dir).as_posix()

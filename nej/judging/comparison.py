@@ -10,6 +10,7 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from nej import InputError
+from nej.files import require_model
 from nej.judging.intervals import Bootstrap, beyond_noise, interval, whole_and_drawn
 from nej.judging.judgement import COMPARED, LEAST_PROBABILITY
 from nej.judging.lineage import lineage, papers_seen
@@ -43,9 +44,7 @@ class Judged:
             InputError: no finished model there, not judged, or by a version of nej that was
                 before ranks.
         """
-        if not (model_dir / "manifest.json").exists():
-            raise InputError(f"{model_dir} is not a finished model directory: no manifest.json in "
-                             "it; train one with scripts/train.py, or name another")
+        require_model(model_dir)
         config, metrics, calibration = (_json(model_dir / f"{name}.json") for name in (
             "config", "metrics", "calibration"))
         path = model_dir / "predictions.csv"

@@ -14,8 +14,9 @@ import numpy as np
 
 from nej import InputError
 from nej.baselines import baseline_predictions
+from nej.config import AROUND
 from nej.dataset import cache_folder, load_dataset
-from nej.files import CONFIG_FILE, checksum, replacing, write_csv, write_json
+from nej.files import CONFIG_FILE, checksum, read_manifest, replacing, write_csv, write_json
 from nej.judging.calibration import calibrate, judge_calibration
 from nej.judging.card import write_card
 from nej.judging.figures import draw_model
@@ -32,8 +33,6 @@ from nej.prediction import Classifier, softmax
 logger = logging.getLogger(__name__)
 
 HEADLINE = ("accuracy", "macro_f1", "weighted_f1", "log_loss")
-SAME_RUN = ("seed", "output_dir", "run_name", "reports_dir", "overwrite_output_dir",
-            "allow_changes", "do_predict", "report_to")  # may differ between seeds of one config
 
 
 @dataclass(frozen=True)
@@ -177,9 +176,10 @@ def seeds(model_dir: Path, test: dict[str, Any]) -> dict[str, Any] | None:
     """
     def settings(folder: Path) -> tuple[dict, str, int]:
         config = json.loads((folder / CONFIG_FILE).read_text("utf-8"))
-        md5 = json.loads((folder / "manifest.json").read_text("utf-8"))["data"]["md5"]
+        md5 = read_manifest(folder)["data"]["md5"]
         seed = config["seed"]
-        return {key: value for key, value in config.items() if key not in SAME_RUN}, md5, seed
+        return {key: value for key, value in config.items()
+                if key not in (*AROUND, "seed")}, md5, seed
     *wanted, seed = settings(model_dir)
     runs = {model_dir.name: {"seed": seed} | {key: test[key] for key in COMPARED}}
     for file in sorted(model_dir.parent.glob("*/metrics.json")):
@@ -257,7 +257,7 @@ def _write_predictions(target: Path, predictions: Predictions) -> None:
 
 def _check_data(model_dir: Path, data: Path) -> None:
     """Raise InputError if the CSV is not the one that the model was trained on."""
-    manifest = json.loads((model_dir / "manifest.json").read_text("utf-8"))
+    manifest = read_manifest(model_dir)
     if data.is_file():
         found, trained = checksum(data, "md5"), manifest["data"]["md5"]
         if found != trained:

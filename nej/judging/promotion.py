@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nej import InputError
-from nej.files import checksum, replacing
+from nej.files import checksum, read_manifest, replacing
 from nej.judging.comparison import BETTER, Judged, compare
 from nej.judging.evaluation import EvaluationReport
 
@@ -58,7 +58,7 @@ def promote(model_dir: Path, *, models: Path = Path("models"),
     link = models / LINK
     candidate = _inside(models, model_dir, "copy the model to there")
     Judged.load(candidate)
-    manifest = _manifest(candidate)
+    manifest = read_manifest(candidate)
     if checksum(candidate / "model.safetensors") != manifest["weights_sha256"]:
         raise InputError(f"{model_dir}: its weights are not those of its manifest, and were not "
                          "judged; train the model again")
@@ -118,7 +118,7 @@ def _current(link: Path) -> Path | None:
     current = _inside(models, link, anew)
     promoted = [line["weights_sha256"] for line in _log(models / LOG)
                 if models / line["model"] == current]
-    if promoted and promoted[-1] != _manifest(current)["weights_sha256"]:
+    if promoted and promoted[-1] != read_manifest(current)["weights_sha256"]:
         raise InputError(f"{current} was trained again in its place since it was promoted, so that "
                          f"what {link} points to was never judged against anything; {anew}, and "
                          "give each model a directory of its own")
@@ -141,10 +141,6 @@ def _misbehaviour(model_dir: Path) -> list[str]:
     return [f"behaviour test {finding.name!r} fails: {finding.detail}"
             for finding in behaviour.check(Classifier.load(model_dir))
             if not finding.passed]
-
-
-def _manifest(model_dir: Path) -> dict[str, Any]:
-    return json.loads((model_dir / "manifest.json").read_text("utf-8"))
 
 
 def _log(path: Path) -> list[dict[str, Any]]:

@@ -20,11 +20,11 @@ from nej.checkpoints import sole_run
 from nej.config import load_config
 from nej.data.records import KINDS, PIPE, Records, open_records
 from nej.device import check_processes, explained_partners, prepare_device
-from nej.files import CONFIG_FILE, replacing, write_json
+from nej.files import CONFIG_FILE, read_manifest, replacing, require_model, write_json
 from nej.predicting.backends import backend_name, load_backend
 from nej.predicting.labels import Labelling, Summary, label, schema, writing
 from nej.predicting.windows import WINDOW_PAPERS, cut, in_advance
-from nej.prediction import Backend, require_model
+from nej.prediction import Backend
 
 logger = logging.getLogger(__name__)
 
@@ -91,8 +91,8 @@ def _to_pipe(records: Records, how: Labelling) -> Summary:
 def _to_file(records: Records, model_dir: Path, source: Path, target: Path, kind: str,
              backend: str | None, labelling: Callable[[Backend], Labelling]) -> Summary | None:
     state, partial = PartialState(), target.with_name(target.name + ".partial")
-    made_from = {"source": _mark(source), "weights_sha256": json.loads(
-        (model_dir / "manifest.json").read_text("utf-8"))["weights_sha256"]}
+    made_from = {"source": _mark(source),
+                 "weights_sha256": read_manifest(model_dir)["weights_sha256"]}
     if state.is_main_process:
         before = _unfinished(partial, made_from)
         how = labelling(load_backend(model_dir, before["backend"] if before and not backend

@@ -12,6 +12,7 @@ import numpy as np
 
 from nej import InputError
 from nej.data.records import open_records
+from nej.files import read_manifest
 from nej.predicting.backends import TORCH, load_backend
 from nej.predicting.drift import Signals, signals
 from nej.predicting.prediction_log import open_parts
@@ -55,7 +56,7 @@ def _are_log(parts: list[TextIO]) -> bool:
 
 
 def _of_log(model_dir: Path, source: Path, parts: list[TextIO], days: float | None) -> Signals:
-    version = json.loads((model_dir / "manifest.json").read_text("utf-8"))["weights_sha256"][:12]
+    version = read_manifest(model_dir)["weights_sha256"][:12]
     try:
         since = datetime.now(UTC) - timedelta(days=days) if days is not None else None
     except (OverflowError, ValueError) as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nej import InputError
-from nej.files import checksum
+from nej.files import checksum, read_manifest, require_model
 from nej.predicting.backends import EXPORT, load_backend
 from nej.predicting.unknown_words import UnknownWords
 from nej.prediction import Backend, category_names
@@ -48,11 +48,9 @@ class ServedModel:
                 back end that is asked for.
         """
         model_dir = model_dir.resolve()  # a link may be moved meanwhile
-        if not (model_dir / "model.safetensors").exists():  # nothing that needs pickle is tried
-            raise InputError(f"{model_dir} is not a finished model directory: no model.safetensors "
-                             "in it; train one with scripts/train.py, or name another")
+        require_model(model_dir, file="model.safetensors")  # nothing that needs pickle is tried
         classifier = load_backend(model_dir, backend)
-        manifest = json.loads((model_dir / "manifest.json").read_text("utf-8"))
+        manifest = read_manifest(model_dir)
         found = checksum(model_dir / "model.safetensors")
         if found != manifest["weights_sha256"]:
             raise InputError(f"{model_dir}: its weights (sha256 {found[:12]}) are not those of its "

@@ -17,6 +17,7 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from nej import InputError
+from nej.files import require_model
 
 SETTINGS = "NEJ_SERVICE"  # how worker processes get the settings, as JSON
 TOKEN = "NEJ_TOKEN"
@@ -92,9 +93,7 @@ def serve(settings: Settings) -> int:
 
 
 def _serve_with_workers(settings: Settings, listener: socket.socket, folder: str) -> int:
-    if not (settings.model / "manifest.json").exists():  # the workers look closer
-        raise InputError(f"{settings.model} is not a finished model directory: no manifest.json "
-                         "in it; train one with scripts/train.py, or name another")
+    require_model(settings.model)  # the workers look closer
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (cores or 1) // settings.workers)))
     os.environ[SHARED] = folder
