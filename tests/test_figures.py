@@ -8,8 +8,7 @@ import pytest
 from matplotlib import pyplot
 from matplotlib.colors import to_rgba
 
-from nej import InputError
-from nej.data import data_figures
+from nej import InputError, pictures
 from nej.judging import figures, judgement_figures
 from nej.judging.figures import draw_model
 from nej.judging.judgement_figures import (
@@ -154,7 +153,7 @@ def test_of_many_classes_the_largest_have_colours_and_all_have_names(drawn, tmp_
     draw_embeddings(random.normal(size=(len(labels), 2)), labels, tmp_path / "e.png", title="T")
     axis = drawn[0].axes[0]
     legend = [text.get_text() for text in drawn[0].legends[0].get_texts()]
-    assert legend[0] == "c49 (54)" and len(legend) == len(data_figures.PALETTE) + 1
+    assert legend[0] == "c49 (54)" and len(legend) == len(pictures.PALETTE) + 1
     assert legend[-1] == f"42 others ({len(labels) - sum(range(47, 55)):,})"
     # at 50 names in one heap all can be read
     assert {text.get_text() for text in axis.texts} == set(labels)
@@ -180,7 +179,7 @@ def test_papers_have_the_colour_of_their_class(drawn, tmp_path):
     first, second = drawn[0].axes[0].collections
     assert np.array_equal(first.get_offsets(), points[[1, 2, 4]])  # the largest class first
     assert np.array_equal(second.get_offsets(), points[[0, 3]])
-    assert tuple(first.get_facecolor()[0][:3]) == to_rgba(data_figures.BLUE)[:3]
+    assert tuple(first.get_facecolor()[0][:3]) == to_rgba(pictures.BLUE)[:3]
 
 
 def test_a_model_directory_is_drawn_as_far_as_it_goes(tmp_path):

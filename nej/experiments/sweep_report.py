@@ -15,10 +15,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nej import InputError
 from nej.config import Config, load_config
-from nej.data.data_figures import BLUE, ORANGE, picture
 from nej.experiments.search import STATES, Search
 from nej.experiments.sweep import split_command
 from nej.files import write_csv, write_json
+from nej.pictures import BLUE, ORANGE, picture
 from nej.tables import text_table
 
 NAMES = {state: name for name, state in STATES.items()} | {TrialState.RUNNING: "unfinished"}

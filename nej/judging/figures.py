@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from nej import InputError
-from nej.data.data_figures import BLUE, GREEN, ORANGE, PALETTE, picture
 from nej.judging.judgement_figures import (
     draw_confusion_matrix, draw_coverage, draw_per_class, draw_reliability, draw_slices,
 )
+from nej.pictures import BLUE, GREEN, ORANGE, PALETTE, picture
 
 
 def draw_model(model_dir: Path, folder: Path, *, judged_in: Path | None = None) -> list[Path]:

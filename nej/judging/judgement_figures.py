@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nej.data.data_figures import BLUE, ORANGE, PALETTE, picture
+from nej.pictures import BLUE, ORANGE, PALETTE, picture
 
 INTERVAL = "95 % interval"
 FEW_PAPERS = 30  # the interval of a slice of fewer says little, and may leave the picture

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from nej.data.data_figures import BLUE, ORANGE, picture
+from nej.pictures import BLUE, ORANGE, picture
 from nej.predicting.drift import NUMBERS, Change, Drift, Signals
 
 MOST_CATEGORIES = 12
