@@ -23,7 +23,8 @@ class StepBatchSampler(Sampler[list[int]]):
         global_batch_size: papers per optimizer step, over all processes.
         micro_batches: micro-batches per step and process (Trainer's gradient accumulation).
         seed: with the epoch, it decides the order.
-        rank, world_size: this process and how many there are.
+        rank: this process, from 0.
+        world_size: how many there are.
     """
 
     def __init__(self, lengths: np.ndarray, *, global_batch_size: int, micro_batches: int,

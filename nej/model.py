@@ -8,6 +8,7 @@ import tempfile
 import zipfile
 from functools import cache
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -76,7 +77,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 
 def load_classifier(
-    name: str, *, labels: list[str] | None = None, **overrides
+    name: str, *, labels: list[str] | None = None, **overrides: Any
 ) -> DistilBertForSequenceClassification:
     """Load a DistilBERT with a classification head, from a hub name or a folder.
 
@@ -84,7 +85,7 @@ def load_classifier(
         name: a name on the Hugging Face hub, or the path of a folder.
         labels: the names of the classes, in the order of their ids; a new head is made for them,
             initialized from torch's random state. None keeps the head that is there.
-        overrides: entries of DistilBertConfig to change, dropout for one.
+        **overrides: entries of DistilBertConfig to change, dropout for one.
 
     Raises:
         InputError: no such model, no way to the hub, or not a DistilBERT.

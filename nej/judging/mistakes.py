@@ -108,7 +108,8 @@ def explain(classifier: Classifier, papers: Sequence[Mapping[str, Any]], *,
 
     Args:
         papers: each with its `text`, of which the model reads the first tokens.
-        predicted, actual: class ids (papers,).
+        predicted: class ids (papers,).
+        actual: class ids (papers,).
     """
     variants, words = [], []
     for paper in papers:
