@@ -13,7 +13,8 @@ environment:
 	@cat $(PINS) | cmp -s - .venv/pins.txt || { \
 	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "error: $(PYTHON) is older than Python 3.11; name another: make PYTHON=..." >&2; exit 2; }; \
-	  echo "making .venv (about two minutes)" && $(PYTHON) -m venv --clear .venv && \
+	  echo "making .venv (about two minutes)" && { [ ! -L .venv ] || rm .venv; } && \
+	  $(PYTHON) -m venv --clear .venv && \
 	  .venv/bin/python -m pip install --quiet $(PINS:%=--requirement %) && \
 	  cat $(PINS) > .venv/pins.txt; }
 

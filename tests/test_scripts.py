@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -154,3 +155,20 @@ def test_the_sample_is_what_its_generator_makes(tmp_path):
     from nej.files import checksum
     pin = (ROOT / "data" / "sample.csv.dvc").read_text()
     assert f"md5: {checksum(path, 'md5')}" in pin
+
+
+@pytest.mark.skipif(os.name == "nt", reason="make is not of Windows")
+@pytest.mark.system
+def test_make_renews_an_environment_that_is_activated_and_wipes_none_through_a_link(tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "work").touch()
+    (tmp_path / ".venv").symlink_to(elsewhere)
+    for pins in ("# one\n", "# another\n"):
+        for name in ("requirements.txt", "requirements_dev.txt"):
+            (tmp_path / name).write_text(pins, "utf-8")
+        subprocess.run(["make", "environment"], cwd=tmp_path, check=True, env=os.environ | {
+            "PATH": f"{tmp_path}/.venv/bin{os.pathsep}{os.environ['PATH']}"})
+        assert (tmp_path / ".venv" / "pins.txt").read_text("utf-8") == 2 * pins
+    assert (elsewhere / "work").exists()
