@@ -62,6 +62,7 @@ def repository(tmp_path):
     return folder, do
 
 
+@pytest.mark.system
 def test_the_script_compares_files_and_git_revisions(files, repository, tmp_path):
     _, do = repository
     for version, file in zip(("v1", "v2"), files):
@@ -86,6 +87,7 @@ def test_the_script_compares_files_and_git_revisions(files, repository, tmp_path
     assert wrong.returncode == 2 and "'v9' is no file" in wrong.stderr
 
 
+@pytest.mark.system
 def test_a_version_from_kaggle_can_be_compared_after_papers_are_added(repository, files):
     """It came without DVC, so that no cache had it."""
     folder, do = repository
@@ -107,6 +109,7 @@ def test_a_version_from_kaggle_can_be_compared_after_papers_are_added(repository
     assert "added                 2  abs-2101.00006, abs-2101.00007" in done.stdout
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("place", ["a cache elsewhere", "a private remote"])
 def test_an_old_version_is_found_where_the_repositorys_dvc_keeps_it(
         repository, files, tmp_path, place):

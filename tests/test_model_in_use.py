@@ -165,7 +165,6 @@ def test_weights_that_need_pickle_are_not_looked_at(make_served, tmp_path):
 
 
 def test_a_model_without_thresholds_does_not_abstain_and_says_so(make_served, tmp_path, caplog):
-    caplog.set_level("WARNING", "nej")  # a service that was tried before logs more
     folder = make_served(tmp_path / "model")
     for calibration in ({"temperature": 1.0}, {"temperature": 1.0, "thresholds": {"0.9": None}}):
         write_json(folder / "calibration.json", calibration)

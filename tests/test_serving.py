@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import logging
 import os
 import re
 import signal
@@ -27,11 +28,15 @@ PAPER = {"title": "Mirrors", "summary": "We propose a robot that sees its image 
 
 
 @pytest.fixture(autouse=True)
-def hangup():
-    """Let SIGHUP do what it does by itself, and after the test what it did before."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+def process():
+    """Let SIGHUP do what it does by itself; after the test it and the log are as before."""
+    before, root = signal.signal(signal.SIGHUP, signal.SIG_DFL), logging.getLogger()
+    level = root.level
     yield
     signal.signal(signal.SIGHUP, before)
+    root.setLevel(level)
+    root.handlers = [handler for handler in root.handlers
+                     if type(handler) is not logging.StreamHandler]
 
 
 class Server:
