@@ -1,5 +1,6 @@
 """Measure the service under load, beside what people would otherwise write.
 
+    python scripts/export.py models/quickstart
     python benchmarks/serving.py models/quickstart
     python benchmarks/serving.py models/quickstart --only nej --overload 10
 

@@ -8,7 +8,12 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from tqdm import tqdm
+from xxhash import xxh3_64_intdigest
+
+from nej.rows import in_threads
 
 logger = logging.getLogger(__name__)
 
@@ -18,11 +23,11 @@ SHINGLE_WORDS = 3
 BANDS, ROWS = 32, 4
 SEED = 1
 MIX = np.array([0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 0xD6E8FEB86659FD93],
-               np.uint64)  # odd numbers, to make one number of a band's four
+               np.uint64)  # odd numbers, to make one number of a band's four, or of three words'
 
 
 def near_duplicates(
-    texts: Callable[[], Iterable[list[str]]], *, threshold: float, ranks: Sequence[int]
+    texts: Callable[[], Iterable[pa.Array]], *, threshold: float, ranks: Sequence[int]
 ) -> dict[int, tuple[int, float]]:
     """Find the texts that nearly repeat an earlier one.
 
@@ -42,7 +47,7 @@ def near_duplicates(
     """
     start = time.perf_counter()
     buckets = _buckets(texts(), len(ranks))
-    sets = {index: shingles(text)
+    sets = {index: shingles(text.as_py())
             for index, text in enumerate(chain.from_iterable(texts())) if index in buckets}
     kept: dict[tuple[int, int], list[int]] = defaultdict(list)  # of each bucket
     found: dict[int, tuple[int, float]] = {}
@@ -74,27 +79,52 @@ def jaccard(one: set[str], other: set[str]) -> float:
     return len(one & other) / len(one | other)
 
 
-def _buckets(texts: Iterable[list[str]], number: int) -> dict[int, list[tuple[int, int]]]:
+def _buckets(texts: Iterable[pa.Array], number: int) -> dict[int, list[tuple[int, int]]]:
     """Sketch each text; return the buckets, (band, value), of those that share one.
 
     The values of all bands are 256 bytes a text.
     """
-    from rensa import RMinHash
     values = np.empty((number, BANDS), np.uint64)
     start = 0
-    bar = tqdm(total=number, desc="Near-duplicates", unit=" papers", disable=None)
-    for batch in texts:
-        if batch:
-            sketches = RMinHash.digest_matrix_from_token_sets(
-                [list(shingles(text)) for text in batch], num_perm=BANDS * ROWS, seed=SEED)
-            rows = np.array(sketches.to_rows(), np.uint64).reshape(len(batch), BANDS, ROWS)
-            values[start:start + len(batch)] = rows @ MIX  # modulo 2^64
-        start += len(batch)
-        bar.update(len(batch))
-    bar.close()
+    with tqdm(total=number, desc="Near-duplicates", unit=" papers", disable=None) as bar:
+        for found in in_threads(_sketch, texts):
+            values[start:start + len(found)] = found
+            start += len(found)
+            bar.update(len(found))
     shared: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for band in range(BANDS):
         value, place, count = np.unique(values[:, band], return_inverse=True, return_counts=True)
         for index in np.flatnonzero(count[place] > 1).tolist():
             shared[index].append((band, int(place[index])))
     return shared
+
+
+def _sketch(texts: pa.Array) -> np.ndarray:
+    """Return a number of each text for each band, uint64 (texts, BANDS)."""
+    from rensa import RMinHash
+    if len(texts) == 0:
+        return np.empty((0, BANDS), np.uint64)
+    sketches = RMinHash.digest_matrix_from_flat_token_hashes(
+        *_hash_shingles(texts), num_perm=BANDS * ROWS, seed=SEED)
+    return np.array(sketches.to_rows(), np.uint64).reshape(-1, BANDS, ROWS) @ MIX  # modulo 2^64
+
+
+def _hash_shingles(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Return a hash of each of the texts' `shingles`, and where those of each text begin and the
+    last ones end, both uint64. It takes a third of the time of making them.
+    """
+    words = pc.split_pattern_regex(pc.utf8_lower(texts), r"[^\pL\pN_]+")
+    found = words.flatten().dictionary_encode()
+    hashes = np.array([xxh3_64_intdigest(word) if word else 0
+                       for word in found.dictionary.cast(pa.binary()).to_pylist()], np.uint64)
+    hashes = hashes[found.indices.to_numpy()]
+    text = np.repeat(np.arange(len(texts)), pc.list_value_length(words).to_numpy())
+    text, hashes = text[hashes != 0], hashes[hashes != 0]  # before the first word there is ""
+    size = np.bincount(text, minlength=len(texts))
+    left = np.cumsum(size)[text] - np.arange(len(text))  # words from this one to the text's end
+    runs = hashes * MIX[0]
+    for place in range(1, SHINGLE_WORDS):
+        runs[:-place] += hashes[place:] * MIX[place] * (left[:-place] > place)
+    is_run = left >= np.minimum(size[text], SHINGLE_WORDS)
+    count = np.bincount(text[is_run], minlength=len(texts))
+    return runs[is_run], np.concatenate([[0], np.cumsum(count)]).astype(np.uint64)

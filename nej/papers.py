@@ -146,7 +146,7 @@ def _near_duplicates(rows: Rows, kept: np.ndarray, files: list[Path], threshold:
                      ) -> Iterator[Reject]:
     index = np.flatnonzero(kept)
     found = near_duplicates(
-        lambda: (batch["summary"].to_pylist() for batch in _kept_batches(files, kept)),
+        lambda: (batch["summary"] for batch in _kept_batches(files, kept)),
         threshold=threshold, ranks=_first_rows(rows, index).tolist())
     # near_duplicates goes through the files by `kept`, which changes only now
     for later, (earlier, similarity) in found.items():

@@ -150,7 +150,7 @@ def _cut(path: Path, parts: int) -> list[tuple[int, int]]:
     start, size = len(_first_line(path)), path.stat().st_size
     quotes = end = 0
     cuts, clean = [start], True
-    for length, utf8, pieces_quotes, stray in _in_threads(_check_lines, _whole_lines(path)):
+    for length, utf8, pieces_quotes, stray in in_threads(_check_lines, _whole_lines(path)):
         if not utf8:
             raise InputError(f"{path}: {_not_utf8(path)}")
         # after an even number of quotes the end of a line is that of a row, unless there was
@@ -204,13 +204,13 @@ def _not_utf8(path: Path) -> str:
     raise AssertionError("every line is UTF-8, but the file is not")
 
 
-def _in_threads(function: Callable, items: Iterable) -> Iterator:
-    """Yield function(item) of each item, in order; two or three are worked on at a time."""
-    with ThreadPoolExecutor(2) as threads:
+def in_threads(function: Callable, items: Iterable, *, threads: int = 4) -> Iterator:
+    """Yield function(item) of each item, in order; one more than there are threads is in memory."""
+    with ThreadPoolExecutor(threads) as pool:
         coming: deque[Future] = deque()
         for item in items:
-            coming.append(threads.submit(function, item))
-            if len(coming) > 2:
+            coming.append(pool.submit(function, item))
+            if len(coming) > threads:
                 yield coming.popleft().result()
         while coming:
             yield coming.popleft().result()

@@ -3,10 +3,11 @@
 import random
 from itertools import combinations
 
+import pyarrow as pa
 import pytest
 
 from nej.dataset import clean_papers, split_papers
-from nej.duplicates import jaccard, near_duplicates, shingles
+from nej.duplicates import _hash_shingles, jaccard, near_duplicates, shingles
 from nej.papers import clean
 from tests.test_papers import paper, write_papers
 
@@ -40,7 +41,8 @@ def test_all_pairs_compared_give_the_same(seed, threshold):
         best = max(close, default=(0, 0))
         if best[0] >= threshold:
             expected[later] = (-best[1], best[0])
-    batches = [texts[:40], [], texts[40:41], texts[41:]]
+    batches = [pa.array(part, pa.string())
+               for part in (texts[:40], [], texts[40:41], texts[41:])]
     assert near_duplicates(
         lambda: batches, threshold=threshold, ranks=range(len(texts))) == expected
     assert expected
@@ -51,6 +53,18 @@ def test_shingles_of_short_texts_and_of_punctuation():
     assert shingles("Two words") == {"two words"}
     assert shingles("∀ ∃") == shingles("") == {""}
     assert jaccard(shingles("a b c d"), shingles("a b c e")) == pytest.approx(1 / 3)
+
+
+def test_texts_share_the_hash_of_a_shingle_where_they_share_the_shingle():
+    texts = ["One, two; three-four.", "(one two) THREE", "Two words", "two -- words!", "∀ ∃", "",
+             "École d'été à Paris", "l'ÉCOLE d'été à Paris", "x_1 ≤ x² < 2·10³ for 3 ≠ ½", "a"]
+    hashes, ends = _hash_shingles(pa.array(texts))
+    number = {}  # of each hash, its shingle
+    for index, text in enumerate(texts):
+        found = set(hashes[ends[index]:ends[index + 1]].tolist())
+        assert len(found) == len(shingles(text) - {""})
+        number |= dict.fromkeys(found)
+    assert len(number) == len(set().union(*map(shingles, texts)) - {""})
 
 
 @pytest.fixture
