@@ -111,7 +111,7 @@ def _sketch(texts: pa.Array) -> np.ndarray:
 
 def _hash_shingles(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     """Return a hash of each of the texts' `shingles`, and where those of each text begin and the
-    last ones end, both uint64. It takes a third of the time of making them.
+    last ones end, both uint64: in half the time of making them, and other threads can work.
     """
     words = pc.split_pattern_regex(pc.utf8_lower(texts), r"[^\pL\pN_]+")
     found = words.flatten().dictionary_encode()
