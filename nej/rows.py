@@ -25,6 +25,7 @@ from nej.files import require
 BLOCK_BYTES = 8 << 20  # a row must fit into a block
 PART_BYTES = 32 << 20  # the least that a process of its own is worth
 MOST_PARTS = 8
+THREADS = 4
 
 
 def check_header(path: Path, *, named: Path | None = None) -> list[str]:
@@ -204,13 +205,13 @@ def _not_utf8(path: Path) -> str:
     raise AssertionError("every line is UTF-8, but the file is not")
 
 
-def in_threads(function: Callable, items: Iterable, *, threads: int = 4) -> Iterator:
-    """Yield function(item) of each item, in order; one more than there are threads is in memory."""
-    with ThreadPoolExecutor(threads) as pool:
+def in_threads(function: Callable, items: Iterable) -> Iterator:
+    """Yield function(item) of each item, in order; THREADS + 1 of them are in memory at a time."""
+    with ThreadPoolExecutor(THREADS) as pool:
         coming: deque[Future] = deque()
         for item in items:
             coming.append(pool.submit(function, item))
-            if len(coming) > threads:
+            if len(coming) > THREADS:
                 yield coming.popleft().result()
         while coming:
             yield coming.popleft().result()
