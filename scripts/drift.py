@@ -10,7 +10,7 @@ of papers. Exit code 0: no alarm. 3: alarm. 2: it cannot be told, and why.
 import argparse
 from pathlib import Path
 
-from _run import Parser, run
+from _run import Parser, importing, run
 
 
 def main(arguments: list[str]) -> int:
@@ -23,10 +23,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--figure", type=Path, default=Path("reports/figures/drift.png"),
                         help="where to draw it (reports/figures/drift.png)")
     options = parser.parse_args(arguments)
-    from nej.files import require_model
-    from nej.predicting.drift import compare, read_reference
-    from nej.predicting.drift_figures import draw_drift
-    from nej.predicting.recent import recent_signals
+    with importing():
+        from nej.files import require_model
+        from nej.predicting.drift import compare, read_reference
+        from nej.predicting.drift_figures import draw_drift
+        from nej.predicting.recent import recent_signals
     model_dir = options.model.resolve()  # a link may be moved meanwhile
     require_model(model_dir)
     reference = read_reference(model_dir)

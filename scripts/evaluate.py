@@ -12,7 +12,7 @@ to begin with.
 import argparse
 from pathlib import Path
 
-from _run import Parser, run
+from _run import Parser, importing, run
 
 
 def main(arguments: list[str]) -> int:
@@ -32,7 +32,8 @@ def main(arguments: list[str]) -> int:
         print(EvaluationReport.load(options.model).table())
         print(f"report: {options.model}/report.html")
         return 0
-    from nej.judging.evaluation import evaluate
+    with importing():
+        from nej.judging.evaluation import evaluate
     report = evaluate(options.model, data_path=options.data_path, papers_path=options.papers,
                       against=options.against)
     print(f"{report.table()}\nreport: {report.folder}/report.html")

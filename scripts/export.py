@@ -10,7 +10,7 @@ scripts/predict.py and scripts/serve.py find it. 3: it was refused, and nothing 
 import argparse
 from pathlib import Path
 
-from _run import Parser, run
+from _run import Parser, importing, run
 
 
 def main(arguments: list[str]) -> int:
@@ -22,7 +22,8 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if options.papers < 1:
         parser.error(f"--papers is {options.papers}; at least 1")
-    from nej.predicting.export import export
+    with importing():
+        from nej.predicting.export import export
     report = export(options.model, most_papers=options.papers)
     print(report.text())
     return 3 if report.refused else 0

@@ -12,7 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from _run import Parser, run
+from _run import Parser, importing, run
 
 
 def main(arguments: list[str]) -> int:
@@ -29,8 +29,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--backend", choices=["torch", "openvino"],
                         help="what computes; without it the fastest that there is")
     options = parser.parse_args(arguments)
-    from nej.data.records import PIPE
-    from nej.predicting.bulk import label_file
+    with importing():
+        from nej.data.records import PIPE
+        from nej.predicting.bulk import label_file
     summary = label_file(options.model, options.papers, options.output, backend=options.backend,
                          wanted_accuracy=options.wanted_accuracy, top_k=options.top_k)
     if summary:

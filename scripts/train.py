@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from _run import Parser, run
+from _run import Parser, importing, run
 
 
 def main(arguments: list[str]) -> int:
@@ -19,15 +19,15 @@ def main(arguments: list[str]) -> int:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, help="a JSON file of keys; see configs/")
     options, overrides = parser.parse_known_args(arguments)
-    from nej.config import load_config
+    with importing():
+        from nej.config import load_config
     config = load_config(options.config, overrides)
+    with importing():  # only now what takes seconds
+        from accelerate import PartialState
 
-    # only now what takes seconds to import
-    from accelerate import PartialState
-
-    from nej.judging.card import write_card
-    from nej.manifest import origin, write_manifest
-    from nej.training import train
+        from nej.judging.card import write_card
+        from nej.manifest import origin, write_manifest
+        from nej.training import train
 
     made_from = origin(config)
 
@@ -46,9 +46,11 @@ def main(arguments: list[str]) -> int:
         return 130
     if not PartialState().is_main_process:
         return 0
-    from nej.judging.figures import draw_model
+    with importing():
+        from nej.judging.figures import draw_model
     if config.do_predict:
-        from nej.judging.evaluation import evaluate
+        with importing():
+            from nej.judging.evaluation import evaluate
         report = evaluate(result.model_dir)
         print(f"{report.table()}\nreport: {result.model_dir}/report.html")
     pictures = draw_model(result.model_dir, Path(config.reports_dir) / "figures")
