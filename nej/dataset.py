@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -26,6 +27,7 @@ from nej.text import tokenize
 logger = logging.getLogger(__name__)
 
 FORMAT = 3  # raise it when the same papers and settings would give another data set
+KNOWN = ("id", "title", "label", "category_code", "published")  # columns before tokenization
 SETTINGS = (
     "text_fields", "label_column", "categories", "min_papers", "top_k", "other_categories",
     "max_bad_rows", "near_duplicate_threshold", "validation_fraction", "test_fraction",
@@ -57,20 +59,18 @@ def load_dataset(config: Config, tokenizer: PreTrainedTokenizerBase, *,
                 papers = stack.enter_context(clean_papers(config))
             dataset = split_papers(papers, config)
             scratch = stack.enter_context(_scratch())
-            dataset = dataset.map(
-                tokenize, batched=True, desc="Tokenize", load_from_cache_file=False,
-                remove_columns=["summary"],
+            dataset = dataset.with_format("arrow").map(  # Arrow's tables: no object for each value
+                _tokenize, batched=True, desc="Tokenize", load_from_cache_file=False,
                 fn_kwargs={"tokenizer": tokenizer, "text_fields": config.text_fields,
                            "max_length": config.max_length},
                 features=datasets.Features({
-                    **{name: dataset["train"].features[name]
-                       for name in ("id", "title", "label", "category_code", "published")},
+                    **{name: dataset["train"].features[name] for name in KNOWN},
                     "text": datasets.Value("string"),
                     "input_ids": datasets.List(datasets.Value("int32")),
                     "length": datasets.Value("int32"), "truncated": datasets.Value("bool")}),
                 cache_file_names={name: str(scratch / f"{name}.arrow") for name in SPLITS})
             with replacing(folder) as aside:
-                dataset.save_to_disk(aside)
+                dataset.with_format(None).save_to_disk(aside)
     dataset = datasets.load_from_disk(folder)
     for name in SPLITS:
         columns = dataset[name].data.table
@@ -78,6 +78,12 @@ def load_dataset(config: Config, tokenizer: PreTrainedTokenizerBase, *,
                     name, len(dataset[name]), pc.mean(columns["length"]).as_py(),
                     100 * pc.mean(columns["truncated"].cast(pa.int8())).as_py(), config.max_length)
     return dataset
+
+
+def _tokenize(papers: pa.Table, **how: Any) -> pa.Table:
+    tokenized = tokenize(papers, **how)
+    return pa.table({name: papers[name] for name in KNOWN}
+                    | {name: tokenized[name] for name in tokenized.column_names})
 
 
 def cache_folder(config: Config, tokenizer: PreTrainedTokenizerBase) -> Path:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch.nn.functional import relu
 from tqdm import tqdm
@@ -78,19 +79,18 @@ class Backend(ABC):
         """
         fields = {"title": list(titles or [""] * len(summaries)), "summary": list(summaries)}
         try:
-            fields = {name: collapse_spaces(pa.array(texts, pa.string())).to_pylist()
-                      for name, texts in fields.items()}
+            papers = pa.table({name: collapse_spaces(pa.array(texts, pa.string()))
+                               for name, texts in fields.items()})
         except UnicodeEncodeError as error:
             raise InputError(f"{error.object[:40]!a} has {error.object[error.start]!a}, half of a "
                              f"surrogate pair, as its character {error.start + 1}, and that is no "
                              "text; decode the paper again") from error
-        for index, summary in enumerate(fields["summary"]):
-            if not summary:
-                raise InputError(f"paper {index + 1} of {len(summaries)} has an empty summary; "
-                                 "there is nothing to sort it by")
-        columns = tokenize(fields, tokenizer=self.tokenizer, text_fields=self.config.text_fields,
-                           max_length=self.config.max_length)
-        return [dict(zip(columns, values)) for values in zip(*columns.values())]
+        empty = pc.index(papers["summary"], "").as_py()
+        if empty >= 0:
+            raise InputError(f"paper {empty + 1} of {len(summaries)} has an empty summary; "
+                             "there is nothing to sort it by")
+        return tokenize(papers, tokenizer=self.tokenizer, text_fields=self.config.text_fields,
+                        max_length=self.config.max_length).to_pylist()
 
     def run(self, papers: Any, *, description: str | None = "Predict") -> Outputs:
         """Run the model over tokenized papers: a dataset's split, or what `read` returns.

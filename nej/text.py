@@ -13,20 +13,19 @@ def texts(papers: pa.RecordBatch | pa.Table, text_fields: str) -> pa.Array:
     return pc.binary_join_element_wise(titles, papers["summary"], ". ", null_handling="skip")
 
 
-def tokenize(batch: dict[str, list], *, tokenizer: PreTrainedTokenizerBase, text_fields: str,
-             max_length: int) -> dict[str, list]:
-    """Return text, input_ids, length (tokens after truncation) and truncated for some papers.
+def tokenize(papers: pa.Table, *, tokenizer: PreTrainedTokenizerBase, text_fields: str,
+             max_length: int) -> pa.Table:
+    """Return text, input_ids (int32), length (tokens after truncation) and truncated of papers.
 
     Training and prediction read papers by this one function.
     """
-    table = pa.table({field: batch[field] for field in ("title", "summary")})
-    read = texts(table, text_fields).to_pylist()
+    read = texts(papers, text_fields)
     backend = tokenizer.backend_tokenizer  # what tokenizer(read) calls, and much that is unused
     backend.no_padding()
     backend.enable_truncation(max_length)
-    encoded = backend.encode_batch_fast(read)
-    input_ids = [encoding.ids for encoding in encoded]
-    return {
-        "text": read, "input_ids": input_ids, "length": [len(ids) for ids in input_ids],
-        "truncated": [bool(encoding.overflowing) for encoding in encoded],
-    }
+    encoded = backend.encode_batch_fast(read.to_pylist())
+    input_ids = pa.array([encoding.ids for encoding in encoded], pa.list_(pa.int32()))
+    return pa.table({
+        "text": read, "input_ids": input_ids, "length": pc.list_value_length(input_ids),
+        "truncated": pa.array([bool(encoding.overflowing) for encoding in encoded], pa.bool_()),
+    })
