@@ -21,7 +21,7 @@ CONFIG_FILE = "training_config.json"  # in a model directory
 TRACE = "steps.csv"  # there, and in each checkpoint
 # what a disk says that is full, over its quota, read-only, broken or somebody else's
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.EACCES,
-                errno.EPERM, errno.EEXIST, errno.ENOTDIR}
+                errno.EPERM, errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG}
 
 
 def require(path: Path) -> Path:
@@ -54,7 +54,7 @@ def explained_writes(target: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
         text = str(error)
-        wrapped = "PytorchStreamWriter" in text or "I/O error" in text
+        wrapped = any(of in text for of in ("PytorchStreamWriter", "inline_container", "I/O error"))
         if not wrapped and getattr(error, "errno", None) not in _DISK_ERRORS:
             raise
         reason = getattr(error, "strerror", None) or text.splitlines()[0][:160]
@@ -69,7 +69,8 @@ def replacing(target: Path) -> Iterator[Path]:
     Works for files and for folders. If the block raises, `target` is as it was before.
 
     Raises:
-        InputError: the disk cannot be written (read-only, full, no permission).
+        InputError: the disk cannot be written (read-only, full, no permission), or a file was to
+            take a folder's place.
     """
     target = Path(target)
     aside = None
@@ -78,6 +79,8 @@ def replacing(target: Path) -> Iterator[Path]:
         aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         yield aside / target.name
         flush(aside / target.name)
+        if target.is_dir() and not (aside / target.name).is_dir():
+            raise InputError(f"cannot write {target}: it is a folder; name a file")
         if target.is_dir():  # a folder cannot be renamed onto a full one
             os.rename(target, aside / "old")
         try:

@@ -161,6 +161,8 @@ class _explained:
             return
         if Path(self.name) == STARTER:
             remedy = "run `make starter` to build it"
+        elif (Path(self.name) / "manifest.json").exists():
+            remedy = "the model is damaged or may not be read; copy or train it again"
         else:
             remedy = (
                 "check the spelling and the network, or use the starter checkpoint: "

@@ -201,6 +201,9 @@ def calibration(model_dir: Path) -> dict[str, Any]:
         return json.loads((model_dir / "calibration.json").read_text("utf-8"))
     except FileNotFoundError:
         return {}
+    except ValueError as error:
+        raise InputError(f"{model_dir}/calibration.json cannot be read ({error}); "
+                         f"`make evaluate MODEL={model_dir}` writes it again") from error
 
 
 def keep_in_bf16(classifier: Classifier) -> None:

@@ -72,12 +72,17 @@ class PaperTrainer(Trainer):
     def is_finished(self, checkpoint: Path | None) -> bool:
         """Return whether `checkpoint` is that of the last step, and if so take its best model.
 
-        Trainer would train a step too many when the last step is not the last of an epoch.
+        Trainer would train a step too many when the last step is not the last of an epoch, and go
+        on after early stopping.
         """
         if checkpoint is None:
             return False
         state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-        if state.global_step < self.args.max_steps:
+        stopping = state.stateful_callbacks.get("EarlyStoppingCallback", {}).get("attributes", {})
+        patience = self.config.early_stopping_patience
+        stopped = patience is not None and (
+            stopping.get("early_stopping_patience_counter", 0) >= patience)
+        if state.global_step < self.args.max_steps and not stopped:
             return False
         self.state = state
         self._load_best_model()

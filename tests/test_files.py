@@ -6,7 +6,7 @@ import json
 import pytest
 
 from nej import InputError
-from nej.files import checksum, replacing, write_json
+from nej.files import checksum, explained_writes, replacing, write_json
 
 
 def _write(path, kind: str, text: str) -> None:
@@ -78,6 +78,23 @@ def test_block_that_writes_nothing_leaves_what_was_there(tmp_path, kind):
         with replacing(target):
             pass
     assert _read(target, kind) == before and _names(tmp_path) == ["target"]
+
+
+@pytest.mark.parametrize("name", ["models", "figure.png"])
+def test_a_file_does_not_take_the_place_of_a_folder(tmp_path, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "precious.txt").write_text("kept")
+    with pytest.raises(InputError, match="cannot write .*: it is a folder; name a file"):
+        write_json(tmp_path / name, {})
+    assert (tmp_path / name / "precious.txt").read_text() == "kept"
+    assert _names(tmp_path) == [name]
+
+
+def test_a_name_that_is_too_long_is_explained(tmp_path):
+    with pytest.raises(InputError, match="File name too long"):
+        write_json(tmp_path / ("x" * 300), {})
+    with pytest.raises(InputError, match="File name too long"), explained_writes(tmp_path):
+        (tmp_path / ("x" * 300)).mkdir()
 
 
 def test_old_content_is_there_until_the_end(tmp_path, kind):

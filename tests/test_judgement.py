@@ -107,7 +107,7 @@ def test_a_class_without_papers_has_no_precision_recall_curve(predictions):
 def test_a_lead_over_oneself_is_nothing(predictions):
     found = lead(predictions.predicted, predictions.predicted, predictions.labels, num_classes=4)
     assert found == {key: {"difference": 0.0, "interval": [0.0, 0.0]} for key in COMPARED}
-    assert "not told apart from b" in verdict("a", "b", found)
+    assert "not told apart from b" in verdict("a", "b", found, papers=400)
 
 
 def test_pairing_makes_a_small_lead_certain(predictions):
@@ -122,8 +122,8 @@ def test_pairing_makes_a_small_lead_certain(predictions):
     back = lead(other, predictions.predicted, predictions.labels, num_classes=4)
     assert back["accuracy"]["interval"] == pytest.approx(
         [-bound for bound in reversed(found["accuracy"]["interval"])])
-    assert verdict("new", "old", found).startswith("new is better than old in both, beyond noise")
-    assert verdict("old", "new", back).startswith("old is worse than new in both, beyond noise")
+    assert verdict("new", "old", found, papers=400).startswith("new is better than old in both, beyond noise")
+    assert verdict("old", "new", back, papers=400).startswith("old is worse than new in both, beyond noise")
 
 
 @pytest.mark.parametrize("accuracy, macro_f1, words", [
@@ -134,4 +134,12 @@ def test_pairing_makes_a_small_lead_certain(predictions):
 def test_the_verdict_says_which_figure_is_ahead(accuracy, macro_f1, words):
     found = {key: {"difference": sum(bounds) / 2, "interval": list(bounds)}
              for key, bounds in (("accuracy", accuracy), ("macro_f1", macro_f1))}
-    assert words in verdict("a", "b", found)
+    assert words in verdict("a", "b", found, papers=400)
+
+
+def test_a_handful_of_papers_tells_nothing():
+    """All resamples of one paper are that paper, so that its interval has no width."""
+    found = lead(np.array([1]), np.array([0]), np.array([1]), num_classes=2)
+    assert found["accuracy"]["interval"] == [1.0, 1.0]
+    assert verdict("a", "b", found, papers=1).startswith("a is not told apart from b: 1 papers are")
+    assert "beyond noise" in verdict("a", "b", found, papers=30)

@@ -1,6 +1,7 @@
 """The starter is the BERT that it comes from; wrong names and files are explained."""
 
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -108,6 +109,14 @@ def test_a_model_that_is_nowhere_is_explained(name, remedy, tmp_path, monkeypatc
     for load in (model.load_tokenizer, model.load_classifier):
         with pytest.raises(InputError, match=f"cannot load '{name}'.*{remedy}"):
             load(name)
+
+
+def test_a_finished_model_that_is_cut_off_is_told_so(tiny_model, tmp_path):
+    folder = shutil.copytree(tiny_model, tmp_path / "mine")
+    (folder / "manifest.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"cut")
+    with pytest.raises(InputError, match="cannot load.*the model is damaged.*copy or train it"):
+        model.load_classifier(str(folder))
 
 
 def test_a_model_that_is_no_distilbert_is_refused(tmp_path):

@@ -182,6 +182,23 @@ def test_early_stopping_counts_on_after_a_stop(make_config, tmp_path):
     assert train(config).steps == whole.steps < 30
 
 
+def test_a_run_that_stopped_early_trains_no_step_more(make_config, tmp_path):
+    settings = {"learning_rate": 1e-9, "eval_steps": 2, "early_stopping_patience": 1}
+    whole = train(make_config(output_dir=str(tmp_path / "whole"), **settings))
+
+    def killed(folder, result):
+        raise SystemExit
+    config = make_config(output_dir=str(tmp_path / "killed"), **settings)
+    with pytest.raises(SystemExit):
+        train(config, finish=killed)
+    stopped = make_config(output_dir=str(tmp_path / "stopped"), **settings)
+    train(stopped, callbacks=[StopAt(whole.steps)])  # by a signal in the step that ends it
+    for again in (config, stopped):
+        result = train(again)
+        assert not result.interrupted and result.steps == whole.steps < 30
+        assert same(weights(whole.model_dir), weights(result.model_dir))
+
+
 def test_a_broken_checkpoint_is_passed_over(make_config, caplog):
     config = make_config()
     train(config, callbacks=[StopAt(17)])

@@ -16,7 +16,9 @@ from nej import InputError
 from nej.baselines import baseline_predictions
 from nej.config import AROUND
 from nej.dataset import cache_folder, load_dataset
-from nej.files import CONFIG_FILE, checksum, read_manifest, replacing, write_csv, write_json
+from nej.files import (
+    CONFIG_FILE, checksum, explained_writes, read_manifest, replacing, write_csv, write_json,
+)
 from nej.judging.calibration import calibrate, judge_calibration
 from nej.judging.card import write_card
 from nej.judging.figures import draw_model
@@ -109,6 +111,8 @@ def evaluate(model_dir: Path, *, data_path: Path | None = None, papers_path: Pat
         seen = {*dataset["train"]["id"], *dataset["validation"]["id"]}
         dataset["test"], columns = read_labelled(papers_path, classifier, seen=seen)
         folder = Path(config.reports_dir) / f"{model_dir.name}-on-{papers_path.stem}"
+        with explained_writes(folder):  # now, not after the work
+            folder.mkdir(parents=True, exist_ok=True)
         read = json.dumps(dataset["test"]["text"][:])  # what baselines read; ids stay, texts change
         digest = hashlib.sha256(read.encode()).hexdigest()[:16]
         kept = kept.with_name(f"baselines-{digest}.json")
@@ -143,7 +147,6 @@ def evaluate(model_dir: Path, *, data_path: Path | None = None, papers_path: Pat
     if papers_path is None:
         metrics["seeds"] = seeds(model_dir, metrics["test"])
     calibration["test"] = judge_calibration(calibration, raw, predictions)
-    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "mistakes.json", mistakes(classifier, test, predictions))
     write_label_issues(folder / "label_issues.csv", suspects,
                        titles=dict(zip(test["id"], test["title"])))
@@ -201,7 +204,7 @@ def _lead(predictions: Predictions, other: np.ndarray, model_dir: Path, name: st
           ) -> dict[str, Any]:
     found: dict[str, Any] = lead(predictions.predicted, other, predictions.labels,
                                  num_classes=len(predictions.names))
-    return found | {"verdict": verdict(model_dir.name, name, found)}
+    return found | {"verdict": verdict(model_dir.name, name, found, papers=len(other))}
 
 
 def _predicted_by(other: Path, predictions: Predictions) -> np.ndarray:

@@ -10,6 +10,7 @@ from nej.judging.intervals import Bootstrap, beyond_noise, interval, scores, who
 from nej.metrics import Predictions, all_metrics
 
 COMPARED = ("accuracy", "macro_f1", "weighted_f1")
+FEWEST_PAPERS = 30  # that tell two models apart
 CURVE_POINTS = 101
 LEAST_PROBABILITY = float(np.finfo(np.float64).eps)  # of log loss, as scikit-learn clips
 
@@ -91,8 +92,8 @@ def lead(predicted: np.ndarray, other: np.ndarray, labels: np.ndarray, *, num_cl
                   "interval": interval(drawn[0][key] - drawn[1][key])} for key in COMPARED}
 
 
-def verdict(name: str, other: str, lead: dict[str, dict[str, Any]]) -> str:
-    """Return one sentence: is `name` better than `other`, beyond noise?"""
+def verdict(name: str, other: str, lead: dict[str, dict[str, Any]], *, papers: int) -> str:
+    """Return one sentence: is `name` better than `other` on so many papers, beyond noise?"""
     sides = {key: (lead[key]["difference"] > 0) - (lead[key]["difference"] < 0)
              if beyond_noise(lead[key]["interval"]) else 0 for key in ("accuracy", "macro_f1")}
     words = {(1, 1): "better than {} in both, beyond noise",
@@ -108,4 +109,6 @@ def verdict(name: str, other: str, lead: dict[str, dict[str, Any]]) -> str:
         f"{title} {lead[key]['difference']:+.3f} ({lead[key]['interval'][0]:+.3f} to "
         f"{lead[key]['interval'][1]:+.3f})"
         for key, title in (("accuracy", "accuracy"), ("macro_f1", "macro F1")))
+    if papers < FEWEST_PAPERS:  # of which a bootstrap may draw the same again and again
+        return f"{name} is not told apart from {other}: {papers} papers are too few ({figures})."
     return f"{name} is {words[sides['accuracy'], sides['macro_f1']].format(other)} ({figures})."

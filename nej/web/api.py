@@ -52,7 +52,8 @@ def create_app(settings: Settings) -> FastAPI:
     service = Service(settings)
     app = FastAPI(title="nej", version=_version(), description=DESCRIPTION, docs_url=None,
                   redoc_url=None, lifespan=_lifespan,
-                  exception_handlers={RequestValidationError: _invalid, Exception: _broken})
+                  exception_handlers={RequestValidationError: _invalid, 400: _unreadable,
+                                      Exception: _broken})
     app.state.service = service
     locks = [Depends(_lock(settings.token))] if settings.token else []
     app.include_router(_predicting(service), dependencies=locks,
@@ -186,6 +187,11 @@ async def _invalid(request: Request, error: RequestValidationError) -> JSONRespo
                                        "application/json"}, 422)
     # what was sent is not sent back: it may be long, no valid text, or not a number
     return JSONResponse({"detail": sentence(error.errors())}, 422)
+
+
+async def _unreadable(request: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"detail": "the body cannot be parsed; it must be JSON in UTF-8, neither "
+                                   "nested deeply nor with numbers of thousands of digits"}, 400)
 
 
 async def _broken(request: Request, error: Exception) -> JSONResponse:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import signal
 import socket
@@ -10,9 +11,11 @@ import tempfile
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import uvicorn
+from tqdm import tqdm
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
@@ -62,13 +65,18 @@ class Settings:
         for name, least in (("workers", 1), ("queue_papers", MOST_PAPERS), ("log_megabytes", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"--{name} is {getattr(self, name)}; it must be at least {least}")
-        if self.deadline_seconds <= 0:
+        if not 0 < self.deadline_seconds < math.inf:
             raise InputError(f"--deadline_seconds is {self.deadline_seconds}; it must be over 0")
+        if self.wanted_accuracy is not None and not 0 < self.wanted_accuracy <= 1:
+            raise InputError(f"--wanted_accuracy is {self.wanted_accuracy}; it must be from 0 to 1")
         if self.log_texts and not self.log:
             raise InputError("--log_texts needs --log FILE")
         if self.token is not None and len(self.token) < 16:
             raise InputError(f"{TOKEN} has {len(self.token)} characters, and a token that nobody "
                              "guesses at least 16; `openssl rand -hex 32` makes one")
+        if self.token is not None and not self.token.isascii():
+            raise InputError(f"{TOKEN} has characters that clients send in different ways; take "
+                             "letters and digits of ASCII, as `openssl rand -hex 32` makes them")
 
 
 def serve(settings: Settings) -> int:
@@ -114,6 +122,7 @@ def _serve_with_workers(settings: Settings, listener: socket.socket, folder: str
 def create():
     """Return a worker process' application."""
     _ignore_hup()
+    tqdm.set_lock(RLock())  # its own is for several processes, and a leak when this one is ended
     found = json.loads(os.environ[SETTINGS])
     settings = Settings(**found | {
         "model": Path(found["model"]), "log": found["log"] and Path(found["log"]),
