@@ -4,9 +4,10 @@ import difflib
 import hashlib
 import json
 import logging
+import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from filelock import FileLock, Timeout
 from transformers import PreTrainedTokenizerBase
 
 from nej import InputError
@@ -133,12 +135,21 @@ def clean_papers(config: Config) -> Iterator[CleanPapers]:
 
 @contextmanager
 def _scratch() -> Iterator[Path]:
-    """Make a folder beside the caches, where there is room for them, for the block."""
+    """Make a folder beside the caches, where there is room for them, for the block.
+
+    Those that killed processes left behind, whose locks nobody holds, are removed.
+    """
     parent = datasets.config.HF_DATASETS_CACHE / "nej"
-    with explained_writes(parent):
+    with explained_writes(parent), ExitStack() as stack:
         parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".scratch-", dir=parent) as folder:
-            yield Path(folder)
+        with FileLock(parent / ".scratch.lock"):  # nobody takes one away that is just made
+            for left in parent.glob(".scratch-*/"):
+                with suppress(Timeout), FileLock(left / ".lock", timeout=0):
+                    shutil.rmtree(left, ignore_errors=True)
+            folder = Path(stack.enter_context(
+                tempfile.TemporaryDirectory(prefix=".scratch-", dir=parent)))
+            stack.enter_context(FileLock(folder / ".lock"))
+        yield folder
 
 
 def split_papers(papers: CleanPapers, config: Config) -> datasets.DatasetDict:

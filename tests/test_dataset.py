@@ -3,8 +3,11 @@
 import csv
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import datasets
 import pytest
 from transformers import AutoTokenizer
 
@@ -212,6 +215,27 @@ def no_tokenizing(monkeypatch):
 @pytest.fixture
 def own_csv(tmp_path) -> Path:
     return write_counts(tmp_path / "own.csv", {"cs.AI": 40, "cs.CL": 41})
+
+
+def test_what_a_killed_process_left_is_removed_and_nobody_elses(load, own_csv, monkeypatch,
+                                                                tmp_path):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    parent = tmp_path / "cache" / "nej"
+    left, used = parent / ".scratch-left", parent / ".scratch-used"
+    for folder in (left, used):
+        folder.mkdir(parents=True)
+        (folder / "texts.arrow").write_text("half")
+    holder = subprocess.Popen(
+        [sys.executable, "-c", "import filelock, sys; lock = filelock.FileLock(sys.argv[1]); "
+         "lock.acquire(); print(flush=True); input()", str(used / ".lock")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    holder.stdout.readline()
+    load(data_path=str(own_csv))
+    assert not left.exists() and (used / "texts.arrow").exists()
+    holder.communicate("\n")
+    own_csv.write_bytes(own_csv.read_bytes().replace(b"method", b"way"))
+    load(data_path=str(own_csv))
+    assert list(parent.glob(".scratch-*/")) == []
 
 
 def test_second_time_comes_from_the_cache(load, own_csv, no_tokenizing):

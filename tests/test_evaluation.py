@@ -20,7 +20,7 @@ from nej.judging.evaluation import evaluate
 from nej.judging.figures import draw_training_statistics
 from nej.judging.report import write_report
 from nej.model import load_classifier, load_tokenizer
-from nej.prediction import Classifier
+from nej.prediction import Backend, Classifier
 
 
 def test_metrics_are_those_of_the_models_predictions(trained):
@@ -185,7 +185,7 @@ def test_another_model_is_compared_on_the_same_papers(judged, tmp_path):
         evaluate(model_dir, against=tmp_path)
 
 
-def test_a_file_is_judged_aside(judged, tmp_path):
+def test_a_file_is_judged_aside(judged, tmp_path, monkeypatch):
     config, model_dir = judged
     before = {file: file.read_bytes() for file in model_dir.rglob("*") if file.is_file()}
     names = load_classifier(str(model_dir)).config.id2label
@@ -193,6 +193,13 @@ def test_a_file_is_judged_aside(judged, tmp_path):
              "categories": [names[number % 3], names[(number + 1) % 3]]} for number in range(1, 31)]
     file = tmp_path / "feed.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    taken = Path(config.reports_dir) / "model-on-feed"
+    taken.parent.mkdir(exist_ok=True)
+    taken.write_text("a file")
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="cannot write .*on-feed"):
+        patch.delattr(Backend, "run")  # it is told before the work
+        evaluate(model_dir, papers_path=file)
+    taken.unlink()
     report = evaluate(model_dir, papers_path=file)
     assert report.folder == Path(config.reports_dir) / "model-on-feed"
     assert report.test["papers"] == 30 and (report.folder / "report.html").is_file()

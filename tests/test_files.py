@@ -97,6 +97,12 @@ def test_a_name_that_is_too_long_is_explained(tmp_path):
         (tmp_path / ("x" * 300)).mkdir()
 
 
+def test_a_disk_that_fills_inside_of_torch_is_explained(tmp_path):
+    with pytest.raises(InputError, match="cannot write .*free some space"):
+        with explained_writes(tmp_path):
+            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 8 vs 0")
+
+
 def test_old_content_is_there_until_the_end(tmp_path, kind):
     target = tmp_path / "target"
     _write(target, kind, "old")

@@ -122,8 +122,10 @@ def test_pairing_makes_a_small_lead_certain(predictions):
     back = lead(other, predictions.predicted, predictions.labels, num_classes=4)
     assert back["accuracy"]["interval"] == pytest.approx(
         [-bound for bound in reversed(found["accuracy"]["interval"])])
-    assert verdict("new", "old", found, papers=400).startswith("new is better than old in both, beyond noise")
-    assert verdict("old", "new", back, papers=400).startswith("old is worse than new in both, beyond noise")
+    assert verdict("new", "old", found, papers=400).startswith(
+        "new is better than old in both, beyond noise")
+    assert verdict("old", "new", back, papers=400).startswith(
+        "old is worse than new in both, beyond noise")
 
 
 @pytest.mark.parametrize("accuracy, macro_f1, words", [
