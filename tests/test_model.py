@@ -74,6 +74,13 @@ def test_the_starter_is_the_bert_that_it_comes_from(starter_source, tmp_path):
     assert largest_difference(bert, ours, **batch) <= 1e-5
 
 
+def test_the_starter_takes_no_other_folders_place(starter_source, tmp_path):
+    (tmp_path / "precious.txt").write_text("kept")
+    with pytest.raises(InputError, match="holds something else; name another folder"):
+        model.build_starter(tmp_path, source=starter_source)
+    assert (tmp_path / "precious.txt").exists()
+
+
 def test_the_starters_tokenizer_neither_cuts_nor_pads(starter_source, tmp_path):
     model.build_starter(tmp_path / "starter", source=starter_source)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "starter")
