@@ -316,6 +316,16 @@ def test_a_mistake_leaves_nothing_behind(served_model, papers, tmp_path, target,
     assert list(tmp_path.iterdir()) == [source]
 
 
+@pytest.mark.parametrize("target", ["a.csv", "link.csv"])
+def test_the_file_that_is_read_is_not_replaced(served_model, papers, tmp_path, target):
+    source = write(tmp_path / "a.csv", papers)
+    (tmp_path / "link.csv").symlink_to(source)
+    before = source.read_bytes()
+    with pytest.raises(InputError, match=f"{target}, which is the file that is read; name another"):
+        label_file(served_model, source, tmp_path / target)
+    assert source.read_bytes() == before and (tmp_path / "link.csv").is_symlink()
+
+
 @pytest.mark.system
 def test_a_pipe_in_and_out(papers, expected, served_model, tmp_path):
     source = write(tmp_path / "a.jsonl", papers)

@@ -55,7 +55,7 @@ def label_file(model_dir: Path, source: Path, target: Path, *, backend: str | No
     model_dir = model_dir.resolve()  # a link may be moved meanwhile
     require_model(model_dir)
     prepare_device(replace(load_config(model_dir / CONFIG_FILE), ddp_timeout=WEEK_SECONDS))
-    kind = _kind_of_target(target)
+    kind = _kind_of_target(source, target)
     if PartialState().num_processes > 1 and PIPE in (source, target):
         raise InputError("several processes cannot share a pipe; name files, or start one process")
 
@@ -128,7 +128,7 @@ def _to_file(records: Records, model_dir: Path, source: Path, target: Path, kind
     return summary
 
 
-def _kind_of_target(target: Path) -> str:
+def _kind_of_target(source: Path, target: Path) -> str:
     if target == PIPE:
         return ""
     kind = target.suffix.lower()
@@ -136,6 +136,8 @@ def _kind_of_target(target: Path) -> str:
         raise InputError(f"--output is {target}; its name must end in {', '.join(KINDS)}, or be -")
     if target.is_dir():
         raise InputError(f"--output is {target}, which is a folder; name a file")
+    if target.exists() and source.exists() and target.samefile(source):
+        raise InputError(f"--output is {target}, which is the file that is read; name another")
     return kind
 
 
