@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -69,6 +70,34 @@ def test_how_much_was_read_is_known(tmp_path):
             next(records.rows)
             assert 0 < records.share_read() < 0.5
             assert len(list(records.rows)) in (99, 2999) and records.share_read() == 1
+
+
+def test_a_value_that_python_has_not_costs_nothing_else(tmp_path):
+    far = pa.array([1, 2 ** 62], pa.timestamp("us"))
+    pq.write_table(pa.table({"summary": ["a", "b"], "when": far, "published": far}),
+                   tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet") == [
+        (1, {"summary": "a", "published": datetime(1970, 1, 1, 0, 0, 0, 1)}),
+        (2, {"summary": "b", "published": None})]
+
+
+@pytest.mark.parametrize("dictionary", [False, True])
+def test_a_text_in_parquet_that_is_not_utf8_is_one_as_in_a_csv(tmp_path, dictionary):
+    texts = pa.array([b"a", b"Schr\xf6dinger", None], pa.binary())
+    texts = pa.Array.from_buffers(pa.string(), 3, texts.buffers())
+    pq.write_table(pa.table({"summary": texts.dictionary_encode() if dictionary else texts}),
+                   tmp_path / "a.parquet")
+    assert [record["summary"] for _, record in read(tmp_path / "a.parquet")] == [
+        "a", "Schr\udcf6dinger", None]
+
+
+def test_a_damaged_parquet_file_is_told_in_one_line(tmp_path):
+    pq.write_table(pa.table({"summary": ["a robot", "b robot"]}), tmp_path / "a.parquet")
+    content = bytearray((tmp_path / "a.parquet").read_bytes())
+    content[4:40] = b"\xff" * 36
+    (tmp_path / "a.parquet").write_bytes(content)
+    with pytest.raises(InputError, match=r"a.parquet: not a whole Parquet file \([^\n]+\)$"):
+        read(tmp_path / "a.parquet")
 
 
 @pytest.mark.parametrize("name, content, message", [

@@ -14,13 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nej import InputError
-from nej.fields import COLUMNS
+from nej.fields import COLUMNS, KAGGLE_COLUMNS
 from nej.rows import parse_header
 
 PIPE = Path("-")  # standard input or output
 KINDS = (".csv", ".jsonl", ".json", ".parquet")
 ALIASES = {"abstract": "summary", "categories": "category_code", "published": "published_date",
            "updated": "updated_date", "update_date": "updated_date"}
+KNOWN = {*KAGGLE_COLUMNS, *ALIASES}  # nobody needs another column
 LONGEST = 1 << 20  # characters of a field
 csv.field_size_limit(16 * LONGEST)  # over that a quote is missing
 
@@ -51,7 +52,8 @@ def read_records(sources: Iterable[Path]) -> Iterator[tuple[str, dict[str, Any] 
 def open_records(source: Path, *, needed: Collection[str]) -> Iterator[Records]:
     """Open a file, or the standard input as PIPE, to read its records.
 
-    Bytes that are not UTF-8 become surrogates, so that whoever needs the text can tell.
+    Bytes that are not UTF-8 become surrogates, so that whoever needs the text can tell. Of a
+    Parquet file the KNOWN columns are read.
 
     Args:
         needed: columns that a CSV or Parquet file must have, also under one of ALIASES.
@@ -132,7 +134,7 @@ def _parquet_records(source: BinaryIO, named: str, needed: Collection[str]) -> R
     try:
         file = pq.ParquetFile(source)
     except pa.ArrowException as error:
-        raise InputError(f"{named}: not a whole Parquet file ({str(error)[:100]})") from error
+        raise _not_whole(named, error) from error
     columns = file.schema_arrow.names
     missing = [column for column in needed if column != "category"  # the code tells it
                and column not in {ALIASES.get(name, name) for name in columns}]
@@ -142,10 +144,35 @@ def _parquet_records(source: BinaryIO, named: str, needed: Collection[str]) -> R
 
     def rows() -> Iterator[tuple[int, dict[str, Any]]]:
         try:
-            for batch in file.iter_batches(1024):  # dictionaries take many times a table's memory
-                for record in batch.to_pylist():
+            # dictionaries take many times a table's memory
+            for batch in file.iter_batches(1024, columns=[name for name in columns
+                                                          if name in KNOWN]):
+                for values in zip(*map(_values, batch.columns)):
                     done[0] += 1
-                    yield done[0], record
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{named}: not a whole Parquet file ({str(error)[:100]})") from error
+                    yield done[0], dict(zip(batch.schema.names, values))
+        except (pa.ArrowException, OSError) as error:
+            raise _not_whole(named, error) from error
     return Records(".parquet", columns, rows(), lambda: done[0] / max(1, file.metadata.num_rows))
+
+
+def _not_whole(named: str, error: Exception) -> InputError:
+    return InputError(f"{named}: not a whole Parquet file ({' '.join(str(error).split())[:100]})")
+
+
+def _values(column: pa.Array) -> list[Any]:
+    """Return a column's values; None for one that Python has not, as a day in the year 10000."""
+    try:
+        return column.to_pylist()
+    except (ValueError, OverflowError):
+        return [_value(item) for item in column]
+
+
+def _value(item: pa.Scalar) -> Any:
+    try:
+        return item.as_py()
+    except UnicodeDecodeError:
+        if pa.types.is_nested(item.type):
+            return None
+        return item.cast(pa.binary()).as_py().decode("utf-8", "surrogateescape")
+    except (ValueError, OverflowError):
+        return None
