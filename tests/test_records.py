@@ -72,6 +72,16 @@ def test_how_much_was_read_is_known(tmp_path):
             assert len(list(records.rows)) in (99, 2999) and records.share_read() == 1
 
 
+def test_a_file_that_may_not_be_read_is_explained(tmp_path, monkeypatch):
+    (tmp_path / "a.csv").write_text("summary\nA robot.\n")
+
+    def refuse(*_):  # who tests may be root, who may read everything
+        raise PermissionError(13, "Permission denied")
+    monkeypatch.setattr("nej.data.records.open", refuse, raising=False)
+    with pytest.raises(InputError, match="a.csv cannot be read: Permission denied; change its"):
+        read(tmp_path / "a.csv")
+
+
 def test_a_value_that_python_has_not_costs_nothing_else(tmp_path):
     far = pa.array([1, 2 ** 62], pa.timestamp("us"))
     pq.write_table(pa.table({"summary": ["a", "b"], "when": far, "published": far}),

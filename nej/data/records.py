@@ -59,7 +59,7 @@ def open_records(source: Path, *, needed: Collection[str]) -> Iterator[Records]:
         needed: columns that a CSV or Parquet file must have, also under one of ALIASES.
 
     Raises:
-        InputError: no such file, of another kind, a missing column, not a whole Parquet file; and
+        InputError: no such file, one that may not be read, of another kind, a missing column, not a whole Parquet file; and
             while it is read, a CSV with a field of over 16 MiB.
     """
     if source == PIPE:
@@ -72,8 +72,16 @@ def open_records(source: Path, *, needed: Collection[str]) -> Iterator[Records]:
     kind = source.suffix.lower()
     if kind not in KINDS:
         raise InputError(f"{source}: its name must end in {', '.join(KINDS)}")
-    with open(source, "rb") as file:
+    with _open(source) as file:
         yield _read(file, kind, str(source), needed, size=source.stat().st_size)
+
+
+def _open(source: Path) -> io.BufferedReader:
+    try:
+        return open(source, "rb")
+    except OSError as error:
+        raise InputError(f"{source} cannot be read: {error.strerror}; change its permissions, or "
+                         "name another file") from error
 
 
 def _kind_of_pipe(pipe: io.BufferedReader) -> str:
