@@ -316,6 +316,17 @@ def test_a_mistake_leaves_nothing_behind(served_model, papers, tmp_path, target,
     assert list(tmp_path.iterdir()) == [source]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("source", ["a.csv", "a.jsonl"])
+def test_standard_output_on_a_full_disk_is_explained(served_model, papers, tmp_path, monkeypatch,
+                                                     source):
+    source = write(tmp_path / source, papers)
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        with pytest.raises(InputError, match="cannot write standard output: No space left"):
+            label_file(served_model, source, PIPE)
+
+
 @pytest.mark.parametrize("target", ["a.csv", "link.csv"])
 def test_the_file_that_is_read_is_not_replaced(served_model, papers, tmp_path, target):
     source = write(tmp_path / "a.csv", papers)

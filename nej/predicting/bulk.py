@@ -20,7 +20,9 @@ from nej.checkpoints import sole_run
 from nej.config import load_config
 from nej.data.records import KINDS, PIPE, Records, open_records
 from nej.device import check_processes, explained_partners, prepare_device
-from nej.files import CONFIG_FILE, read_manifest, replacing, require_model, write_json
+from nej.files import (
+    CONFIG_FILE, explained_writes, read_manifest, replacing, require_model, write_json,
+)
 from nej.predicting.backends import backend_name, load_backend
 from nej.predicting.labels import Labelling, Summary, label, schema, writing
 from nej.predicting.windows import WINDOW_PAPERS, cut, in_advance
@@ -76,7 +78,8 @@ def _to_pipe(records: Records, how: Labelling) -> Summary:
     summary = Summary()
     kind = ".csv" if records.kind == ".csv" else ".jsonl"
     try:
-        with (open(sys.stdout.fileno(), "wb", closefd=False) as file,
+        with (explained_writes(Path("standard output")),
+              open(sys.stdout.fileno(), "wb", closefd=False) as file,
               writing(kind, file, schema(how.top_k)) as write):
             for window, read in in_advance(_windows(records, how)):
                 table = label(window, read, how)
