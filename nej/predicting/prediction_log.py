@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import cache
+from glob import escape
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -47,7 +48,8 @@ def open_parts(path: Path) -> list[TextIO]:
     """
     lock = f"{path}.lock"  # who may only read the folder does without
     with FileLock(lock) if os.access(lock, os.W_OK) else nullcontext():
-        older = [part for part in path.parent.glob(f"{path.name}.*") if part.suffix[1:].isdigit()]
+        older = [part for part in path.parent.glob(f"{escape(path.name)}.*")
+                 if part.suffix[1:].isdigit()]
         files = [*sorted(older, key=lambda part: -int(part.suffix[1:])), path]
         try:
             return [open(part, encoding="utf-8", errors="replace") for part in files
