@@ -241,6 +241,17 @@ def test_a_line_with_a_field_of_another_kind_is_left_out(judged, tmp_path, caplo
     assert "2 predictions; left out, not whole: 1" in caplog.text
 
 
+@pytest.mark.parametrize("first", ['{"x": 1', "", "[1]", "[" * 100_000])
+def test_a_first_line_that_cannot_be_read_makes_no_papers_of_a_log(judged, tmp_path, first):
+    version = json.loads((judged / "manifest.json").read_text())["weights_sha256"][:12]
+    line, path = json.dumps(log_line(version)), tmp_path / "predictions.jsonl"
+    path.write_text(f"{first}\n{line}\n")
+    assert len(recent_signals(judged, path)) == 1
+    (tmp_path / "predictions.jsonl.1").write_text(f"{line}\n{line}\n")
+    path.write_text(f"{first}\n")
+    assert len(recent_signals(judged, path)) == 2
+
+
 def test_a_log_that_moves_on_while_it_is_read_lacks_nothing(judged, tmp_path, monkeypatch):
     version = json.loads((judged / "manifest.json").read_text())["weights_sha256"][:12]
     path = tmp_path / "predictions.jsonl"

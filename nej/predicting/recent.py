@@ -21,6 +21,7 @@ from nej.predicting.unknown_words import UnknownWords
 from nej.predicting.windows import cut
 
 MOST_PAPERS = 2000  # of a file, drawn with a seed; more do not tell more
+FIRST_LINES = 10  # of a file, which tell whether it is a log
 
 logger = logging.getLogger(__name__)
 
@@ -48,12 +49,18 @@ def recent_signals(model_dir: Path, source: Path, *, days: float | None = None) 
 
 
 def _are_log(parts: list[TextIO]) -> bool:
-    try:
-        first = json.loads(parts[-1].readline(1 << 20))
-        parts[-1].seek(0)
-    except (IndexError, ValueError):
-        return False
-    return isinstance(first, dict) and {"version", "unknown_words", "embedding"} <= set(first)
+    """Return whether the first object in the parts is a prediction, the newest part's before."""
+    for part in reversed(parts):
+        lines = [part.readline(1 << 20) for _ in range(FIRST_LINES)]
+        part.seek(0)
+        for line in lines:
+            try:
+                first = json.loads(line)
+            except (ValueError, RecursionError):  # a process was killed as it wrote, or no log
+                continue
+            if isinstance(first, dict):
+                return {"version", "unknown_words", "embedding"} <= set(first)
+    return False
 
 
 def _of_log(model_dir: Path, source: Path, parts: list[TextIO], days: float | None) -> Signals:
