@@ -327,6 +327,22 @@ def test_standard_output_on_a_full_disk_is_explained(served_model, papers, tmp_p
             label_file(served_model, source, PIPE)
 
 
+def test_a_file_that_was_refused_is_labelled_once_it_is_correct(
+        papers, expected, served_model, tmp_path, monkeypatch):
+    source, target = tmp_path / "a.csv", tmp_path / "b.csv"
+    source.write_text(f'summary\n"{"x" * (17 << 20)}"\n')
+    with pytest.raises(InputError, match="is a quote missing"):
+        label_file(served_model, source, target)
+    assert list(tmp_path.iterdir()) == [source]
+    with monkeypatch.context() as patched:  # or stopped before its first part
+        patched.setattr(bulk, "shutil", SimpleNamespace(rmtree=lambda *_, **__: None))
+        with pytest.raises(InputError, match="is a quote missing"):
+            label_file(served_model, source, target)
+    assert (tmp_path / "b.csv.partial" / "run.json").exists()
+    label_file(served_model, write(source, papers), target)
+    assert_labelled(target, expected)
+
+
 @pytest.mark.parametrize("target", ["a.csv", "link.csv"])
 def test_the_file_that_is_read_is_not_replaced(served_model, papers, tmp_path, target):
     source = write(tmp_path / "a.csv", papers)

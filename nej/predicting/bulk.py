@@ -113,11 +113,16 @@ def _to_file(records: Records, model_dir: Path, source: Path, target: Path, kind
                              "hosts must write into one shared folder") from error
         how = labelling(load_backend(model_dir, record["backend"]))
     windows = 0
-    for window, *read in _with_progress(in_advance(_windows(records, how, partial))):
-        windows = window.number + 1
-        if read:
-            with replacing(_part(partial, window.number)) as aside:
-                pq.write_table(label(window, read[0], how), aside)
+    try:
+        for window, *read in _with_progress(in_advance(_windows(records, how, partial))):
+            windows = window.number + 1
+            if read:
+                with replacing(_part(partial, window.number)) as aside:
+                    pq.write_table(label(window, read[0], how), aside)
+    except InputError:
+        if state.num_processes == 1 and not _has_parts(partial):
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
     if _mark(source) != made_from["source"]:
         raise InputError(f"{source} was changed while it was read; delete {partial} and begin anew")
     state.wait_for_everyone()
@@ -154,7 +159,8 @@ def _mark(source: Path) -> dict[str, Any]:
 
 
 def _unfinished(partial: Path, made_from: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the record of an unfinished run, None if there is none or its input was a pipe.
+    """Return the record of an unfinished run, None if there is none to go on with: it has no part
+    yet, or its input was a pipe, which cannot be read twice.
 
     Raises:
         InputError: it is of another file or model, or what is there is no such run.
@@ -166,7 +172,7 @@ def _unfinished(partial: Path, made_from: dict[str, Any]) -> dict[str, Any] | No
             raise InputError(f"{partial} is in the way, and no unfinished run: it has no {RECORD}; "
                              "delete it to begin anew, or name another --output") from error
         return None
-    if before["source"] == _mark(PIPE):  # which cannot be read twice
+    if before["source"] == _mark(PIPE) or not _has_parts(partial):
         return None
     for key, name in (("source", "file"), ("weights_sha256", "model")):
         if before[key] != made_from[key]:
@@ -193,6 +199,10 @@ def _begin(partial: Path, record: dict[str, Any], before: dict[str, Any] | None)
 
 def _part(partial: Path, number: int) -> Path:
     return partial / f"{number:08}.parquet"
+
+
+def _has_parts(partial: Path) -> bool:
+    return any(partial.glob("*.parquet"))
 
 
 def _windows(records: Records, how: Labelling, partial: Path | None = None) -> Iterator[tuple]:
