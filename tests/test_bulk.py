@@ -243,8 +243,8 @@ def test_two_processes_make_one_ordered_file(papers, expected, served_model, tmp
 
 def test_no_more_is_read_than_a_few_windows(papers, served_model, tmp_path, monkeypatch):
     read, label, ahead = [0], bulk.label, []
-    as_paper = windows._as_paper
-    monkeypatch.setattr(windows, "_as_paper", lambda *arguments: (
+    as_paper = windows.as_paper
+    monkeypatch.setattr(windows, "as_paper", lambda *arguments: (
         read.__setitem__(0, read[0] + 1), as_paper(*arguments))[1])
     monkeypatch.setattr(bulk, "label", lambda window, *rest: (
         ahead.append(read[0] - window.first_row + 1), label(window, *rest))[1])

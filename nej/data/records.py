@@ -36,6 +36,14 @@ class Records:
     share_read: Callable[[], float | None]  # None where it is not known
 
 
+def own_names(record: dict[str, Any]) -> dict[str, Any]:
+    """Return what is not empty of a record, under own names; one of ALIASES only stands in."""
+    full = {key: value for key, value in record.items()
+            if value not in (None, []) and str(value).strip()}
+    return ({ALIASES[key]: value for key, value in full.items() if key in ALIASES}
+            | {key: value for key, value in full.items() if key not in ALIASES})
+
+
 def read_records(sources: Iterable[Path]) -> Iterator[tuple[str, dict[str, Any] | None]]:
     """Yield each record with its place, `file:line`; one that cannot be parsed is None.
 
