@@ -7,11 +7,12 @@ from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
 
 from nej import InputError
-from nej.data.records import PIPE, open_records
+from nej.data.records import PIPE, open_records, read_records
 
 
 def read(path, needed=("summary",)):
@@ -80,6 +81,19 @@ def test_a_file_that_may_not_be_read_is_explained(tmp_path, monkeypatch):
     monkeypatch.setattr("nej.data.records.open", refuse, raising=False)
     with pytest.raises(InputError, match="a.csv cannot be read: Permission denied; change its"):
         read(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
+def test_papers_with_a_code_need_no_name_of_the_category(tmp_path, name):
+    def write(*columns):
+        table = pa.table({column: ["x"] for column in columns})
+        (pq.write_table if name == "a.parquet" else pa_csv.write_csv)(table, tmp_path / name)
+        return list(read_records([tmp_path / name]))
+    (_, record), = write("id", "title", "abstract", "categories")
+    assert record == dict.fromkeys(["id", "title", "abstract", "categories"], "x")
+    with pytest.raises(InputError, match="lacks category_code; found: id, title, summary") as told:
+        write("id", "title", "summary")
+    assert "category," not in str(told.value) and "authors" not in str(told.value)
 
 
 def test_a_value_that_python_has_not_costs_nothing_else(tmp_path):

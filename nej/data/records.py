@@ -21,6 +21,7 @@ PIPE = Path("-")  # standard input or output
 KINDS = (".csv", ".jsonl", ".json", ".parquet")
 ALIASES = {"abstract": "summary", "categories": "category_code", "published": "published_date",
            "updated": "updated_date", "update_date": "updated_date"}
+NEEDED = [column for column in COLUMNS if column != "category"]  # which the code tells
 KNOWN = {*KAGGLE_COLUMNS, *ALIASES}  # nobody needs another column
 LONGEST = 1 << 20  # characters of a field
 csv.field_size_limit(16 * LONGEST)  # over that a quote is missing
@@ -51,7 +52,7 @@ def read_records(sources: Iterable[Path]) -> Iterator[tuple[str, dict[str, Any] 
         InputError: a file is not there, of another kind, or lacks what adding papers needs.
     """
     for source in sources:
-        with open_records(Path(source), needed=COLUMNS) as records:
+        with open_records(Path(source), needed=NEEDED) as records:
             for line, record in records.rows:
                 yield f"{source}:{line}", record
 
@@ -152,8 +153,8 @@ def _parquet_records(source: BinaryIO, named: str, needed: Collection[str]) -> R
     except pa.ArrowException as error:
         raise _not_whole(named, error) from error
     columns = file.schema_arrow.names
-    missing = [column for column in needed if column != "category"  # the code tells it
-               and column not in {ALIASES.get(name, name) for name in columns}]
+    known = {ALIASES.get(name, name) for name in columns}
+    missing = [column for column in needed if column not in known]
     if missing:
         raise InputError(f"{named}: lacks {', '.join(missing)}; found: {', '.join(columns)[:200]}")
     done = [0]
