@@ -61,6 +61,16 @@ def test_a_pipe_carries_csv_or_json_lines(content, found, monkeypatch):
         assert not pipe.closed
 
 
+def test_a_json_array_in_a_pipe_is_told(monkeypatch):
+    reading, writing = os.pipe()
+    os.write(writing, b'[{"summary": "a"}]')
+    os.close(writing)
+    with open(reading) as pipe:
+        monkeypatch.setattr(sys, "stdin", pipe)
+        with pytest.raises(InputError, match="standard input is a JSON array; save it"):
+            read(PIPE)
+
+
 def test_how_much_was_read_is_known(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps({"summary": "x" * 1000}) + "\n" for _ in range(100)))
@@ -129,6 +139,10 @@ def test_a_damaged_parquet_file_is_told_in_one_line(tmp_path):
     ("a.csv", b"id,title\n1,2\n", "lacks summary; found: id, title; needed: summary"),
     ("a.csv", b"", "found: nothing"), ("a.parquet", b"PAR1 no more", "not a whole Parquet file"),
     ("a.txt", b"", "must end in .csv"),
+    ("a.json", b'[{"summary": "a"}]', r"a.json is a JSON array; save it as JSON Lines \(one object"),
+    ("a.jsonl", b'\xef\xbb\xbf\n [\n{"summary": "a"}\n]', "a.jsonl is a JSON array"),
+    ("a.jsonl", '{"summary": "a"}'.encode("utf-16"), "a.jsonl is not UTF-8 .* save it as UTF-8"),
+    ("a.jsonl", '{"summary": "a"}'.encode("utf-16-be"), "a.jsonl is not UTF-8"),
 ])
 def test_a_file_that_cannot_be_read_is_explained(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)

@@ -68,8 +68,9 @@ def open_records(source: Path, *, needed: Collection[str]) -> Iterator[Records]:
         needed: columns that a CSV or Parquet file must have, also under one of ALIASES.
 
     Raises:
-        InputError: no such file, one that may not be read, of another kind, a missing column, not a whole Parquet file; and
-            while it is read, a CSV with a field of over 16 MiB.
+        InputError: no such file, one that may not be read, of another kind, a JSON array, a
+            missing column, not a whole Parquet file; and while it is read, a CSV with a field of
+            over 16 MiB.
     """
     if source == PIPE:
         # a second reader of the same descriptor, so that closing it leaves sys.stdin alone
@@ -98,10 +99,21 @@ def _kind_of_pipe(pipe: io.BufferedReader) -> str:
     if start.startswith(b"PAR1"):
         raise InputError("standard input: a Parquet file cannot be read from a pipe; name the "
                          "file, or send CSV or JSON Lines")
-    return ".jsonl" if start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{") else ".csv"
+    return ".jsonl" if _json_begins(start).startswith((b"{", b"[")) else ".csv"
 
 
-def _read(file: BinaryIO, kind: str, named: str, needed: Collection[str], *, size: int | None
+def _json_begins(start: bytes) -> bytes:
+    return start.removeprefix(b"\xef\xbb\xbf").lstrip()
+
+
+def _check_json_lines(start: bytes, named: str) -> None:
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in start[:4]:
+        raise InputError(f"{named} is not UTF-8 but looks like UTF-16; save it as UTF-8")
+    if _json_begins(start).startswith(b"["):
+        raise InputError(f"{named} is a JSON array; save it as JSON Lines (one object a line)")
+
+
+def _read(file: io.BufferedReader, kind: str, named: str, needed: Collection[str], *, size: int | None
           ) -> Records:
     if kind == ".parquet":
         return _parquet_records(file, named, needed)
@@ -109,6 +121,8 @@ def _read(file: BinaryIO, kind: str, named: str, needed: Collection[str], *, siz
     if kind == ".csv":
         columns = parse_header(file.readline(1 << 16), named=named, needed=needed,
                                aliases=ALIASES)
+    else:
+        _check_json_lines(file.peek(1024), named)
     text = io.TextIOWrapper(file, "utf-8-sig" if columns is None else "utf-8",
                             errors="surrogateescape", newline="" if columns else None)
     return Records(kind, columns,
