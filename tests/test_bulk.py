@@ -306,6 +306,8 @@ def test_a_pipe_deletes_no_work_but_another_pipes(papers, expected, served_model
 @pytest.mark.parametrize("target, arguments, message", [
     ("b.xlsx", {}, "--output is .*b.xlsx; its name must end in .csv"),
     ("b.csv", {"top_k": 9}, "--top_k is 9; .* knows 4"),
+    *(("b.csv", {"wanted_accuracy": wrong}, r"--wanted_accuracy is .*; it must be from 0 to 1 \(0")
+      for wrong in (float("nan"), -1.0, 7.0)),
     ("b.csv", {"backend": "openvino"}, "it has no export; `make export"),
 ])
 def test_a_mistake_leaves_nothing_behind(served_model, papers, tmp_path, target, arguments,

@@ -24,7 +24,9 @@ from nej.files import (
     CONFIG_FILE, explained_writes, read_manifest, replacing, require_model, write_json,
 )
 from nej.predicting.backends import backend_name, load_backend
-from nej.predicting.labels import Labelling, Summary, label, schema, writing
+from nej.predicting.labels import (
+    Labelling, Summary, abstaining_under, label, schema, writing,
+)
 from nej.predicting.windows import WINDOW_PAPERS, cut, in_advance
 from nej.prediction import Backend
 
@@ -43,7 +45,7 @@ def label_file(model_dir: Path, source: Path, target: Path, *, backend: str | No
 
     Args:
         backend: as in `load_backend`.
-        wanted_accuracy: as in Backend.threshold; None never abstains.
+        wanted_accuracy: as in Backend.threshold, from 0 to 1; None and 0 never abstain.
         top_k: how many categories of each paper to name.
 
     Returns:
@@ -65,8 +67,7 @@ def label_file(model_dir: Path, source: Path, target: Path, *, backend: str | No
         if not 1 <= top_k <= len(backend.names):
             raise InputError(f"--top_k is {top_k}; {model_dir} knows {len(backend.names)} "
                              "categories")
-        threshold = backend.threshold(wanted_accuracy) if wanted_accuracy else None
-        return Labelling(backend, threshold, top_k)
+        return Labelling(backend, abstaining_under(backend, wanted_accuracy), top_k)
     with open_records(source, needed=["summary"]) as records:
         if target == PIPE:
             return _to_pipe(records, labelling(load_backend(model_dir, backend)))
