@@ -139,7 +139,7 @@ def test_a_damaged_parquet_file_is_told_in_one_line(tmp_path):
     ("a.csv", b"id,title\n1,2\n", "lacks summary; found: id, title; needed: summary"),
     ("a.csv", b"", "found: nothing"), ("a.parquet", b"PAR1 no more", "not a whole Parquet file"),
     ("a.txt", b"", "must end in .csv"),
-    ("a.json", b'[{"summary": "a"}]', r"a.json is a JSON array; save it as JSON Lines \(one object"),
+    ("a.json", b'[{"summary": "a"}]', r"a.json is a JSON array; save it as JSON Lines \(one"),
     ("a.jsonl", b'\xef\xbb\xbf\n [\n{"summary": "a"}\n]', "a.jsonl is a JSON array"),
     ("a.jsonl", '{"summary": "a"}'.encode("utf-16"), "a.jsonl is not UTF-8 .* save it as UTF-8"),
     ("a.jsonl", '{"summary": "a"}'.encode("utf-16-be"), "a.jsonl is not UTF-8"),

@@ -113,8 +113,8 @@ def _check_json_lines(start: bytes, named: str) -> None:
         raise InputError(f"{named} is a JSON array; save it as JSON Lines (one object a line)")
 
 
-def _read(file: io.BufferedReader, kind: str, named: str, needed: Collection[str], *, size: int | None
-          ) -> Records:
+def _read(file: io.BufferedReader, kind: str, named: str, needed: Collection[str], *,
+          size: int | None) -> Records:
     if kind == ".parquet":
         return _parquet_records(file, named, needed)
     columns = None

@@ -24,9 +24,7 @@ from nej.files import (
     CONFIG_FILE, explained_writes, read_manifest, replacing, require_model, write_json,
 )
 from nej.predicting.backends import backend_name, load_backend
-from nej.predicting.labels import (
-    Labelling, Summary, abstaining_under, label, schema, writing,
-)
+from nej.predicting.labels import Labelling, Summary, abstaining_under, label, schema, writing
 from nej.predicting.windows import WINDOW_PAPERS, cut, in_advance
 from nej.prediction import Backend
 
