@@ -218,7 +218,7 @@ def _missing_quote(folder):
 
 @pytest.mark.parametrize("make, message", [
     (_missing, "no file .*none.jsonl"), (_of_another_kind, "must end in .csv, .jsonl"),
-    (_without_columns, "lacks category, category_code, summary"),
+    (_without_columns, "lacks category_code, summary"),
     (_cut_off_parquet, "not a whole Parquet"),
     (_parquet_without_columns, "lacks title, category_code, summary"),
     (_missing_quote, "is a quote missing"),

@@ -243,8 +243,8 @@ def test_two_processes_make_one_ordered_file(papers, expected, served_model, tmp
 
 def test_no_more_is_read_than_a_few_windows(papers, served_model, tmp_path, monkeypatch):
     read, label, ahead = [0], bulk.label, []
-    as_paper = windows._as_paper
-    monkeypatch.setattr(windows, "_as_paper", lambda *arguments: (
+    as_paper = windows.as_paper
+    monkeypatch.setattr(windows, "as_paper", lambda *arguments: (
         read.__setitem__(0, read[0] + 1), as_paper(*arguments))[1])
     monkeypatch.setattr(bulk, "label", lambda window, *rest: (
         ahead.append(read[0] - window.first_row + 1), label(window, *rest))[1])
@@ -306,6 +306,8 @@ def test_a_pipe_deletes_no_work_but_another_pipes(papers, expected, served_model
 @pytest.mark.parametrize("target, arguments, message", [
     ("b.xlsx", {}, "--output is .*b.xlsx; its name must end in .csv"),
     ("b.csv", {"top_k": 9}, "--top_k is 9; .* knows 4"),
+    *(("b.csv", {"wanted_accuracy": wrong}, r"--wanted_accuracy is .*; it must be from 0 to 1 \(0")
+      for wrong in (float("nan"), -1.0, 7.0)),
     ("b.csv", {"backend": "openvino"}, "it has no export; `make export"),
 ])
 def test_a_mistake_leaves_nothing_behind(served_model, papers, tmp_path, target, arguments,
@@ -314,6 +316,43 @@ def test_a_mistake_leaves_nothing_behind(served_model, papers, tmp_path, target,
     with pytest.raises(InputError, match=message):
         label_file(served_model, source, tmp_path / target, **arguments)
     assert list(tmp_path.iterdir()) == [source]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("source", ["a.csv", "a.jsonl"])
+def test_standard_output_on_a_full_disk_is_explained(served_model, papers, tmp_path, monkeypatch,
+                                                     source):
+    source = write(tmp_path / source, papers)
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        with pytest.raises(InputError, match="cannot write standard output: No space left"):
+            label_file(served_model, source, PIPE)
+
+
+def test_a_file_that_was_refused_is_labelled_once_it_is_correct(
+        papers, expected, served_model, tmp_path, monkeypatch):
+    source, target = tmp_path / "a.csv", tmp_path / "b.csv"
+    source.write_text(f'summary\n"{"x" * (17 << 20)}"\n')
+    with pytest.raises(InputError, match="is a quote missing"):
+        label_file(served_model, source, target)
+    assert list(tmp_path.iterdir()) == [source]
+    with monkeypatch.context() as patched:  # or stopped before its first part
+        patched.setattr(bulk, "shutil", SimpleNamespace(rmtree=lambda *_, **__: None))
+        with pytest.raises(InputError, match="is a quote missing"):
+            label_file(served_model, source, target)
+    assert (tmp_path / "b.csv.partial" / "run.json").exists()
+    label_file(served_model, write(source, papers), target)
+    assert_labelled(target, expected)
+
+
+@pytest.mark.parametrize("target", ["a.csv", "link.csv"])
+def test_the_file_that_is_read_is_not_replaced(served_model, papers, tmp_path, target):
+    source = write(tmp_path / "a.csv", papers)
+    (tmp_path / "link.csv").symlink_to(source)
+    before = source.read_bytes()
+    with pytest.raises(InputError, match=f"{target}, which is the file that is read; name another"):
+        label_file(served_model, source, tmp_path / target)
+    assert source.read_bytes() == before and (tmp_path / "link.csv").is_symlink()
 
 
 @pytest.mark.system

@@ -227,6 +227,31 @@ def test_a_log_of_predictions_is_read_with_its_older_parts(judged, tmp_path, cap
         recent_signals(judged, write(path, [log_line(version, hours=3)]), days=0.01)
 
 
+@pytest.mark.parametrize("others", [
+    {"embedding": [1, 2]}, {"embedding": None}, {"embedding": ["x"] * 8}, {"tokens": "x"},
+    {"unknown_words": None}, {"time": 5}, {"time": "x"}, {"category": None},
+    {"probability": float("nan")}, {"tokens": 10 ** 400}])
+def test_a_line_with_a_field_of_another_kind_is_left_out(judged, tmp_path, caplog, others):
+    caplog.set_level("INFO", "nej")
+    version = json.loads((judged / "manifest.json").read_text())["weights_sha256"][:12]
+    path = write(tmp_path / "predictions.jsonl", [log_line(version)] * 2
+                 + [log_line(version, **others)])
+    found = recent_signals(judged, path)
+    assert len(found) == 2 and found.directions.shape == (2, 8)
+    assert "2 predictions; left out, not whole: 1" in caplog.text
+
+
+@pytest.mark.parametrize("first", ['{"x": 1', "", "[1]", "[" * 100_000])
+def test_a_first_line_that_cannot_be_read_makes_no_papers_of_a_log(judged, tmp_path, first):
+    version = json.loads((judged / "manifest.json").read_text())["weights_sha256"][:12]
+    line, path = json.dumps(log_line(version)), tmp_path / "predictions.jsonl"
+    path.write_text(f"{first}\n{line}\n")
+    assert len(recent_signals(judged, path)) == 1
+    (tmp_path / "predictions.jsonl.1").write_text(f"{line}\n{line}\n")
+    path.write_text(f"{first}\n")
+    assert len(recent_signals(judged, path)) == 2
+
+
 def test_a_log_that_moves_on_while_it_is_read_lacks_nothing(judged, tmp_path, monkeypatch):
     version = json.loads((judged / "manifest.json").read_text())["weights_sha256"][:12]
     path = tmp_path / "predictions.jsonl"

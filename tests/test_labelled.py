@@ -50,7 +50,33 @@ def test_papers_that_it_was_trained_on_and_other_classes_are_left_out(classifier
     assert papers["id"][:] == ["abs-2503.00001"] and papers["title"][:] == ["Newer"]
     assert "of another category: 1" in caplog.text
     assert "of the training or validation papers: 1" in caplog.text
-    assert "without an arXiv id, a category or a summary: 2" in caplog.text
+    assert "has no summary: 1" in caplog.text
+    assert "without an arXiv id or a category: 1" in caplog.text
+
+
+def test_another_name_of_a_column_only_stands_in_for_it(classifier, tmp_path):
+    own = {"category_code": "cs.CV"}
+    records = [own | PAPER, PAPER | own, PAPER | {"categories": "cs.CV", "category_code": None},
+               PAPER | own | {"abstract": None}, PAPER | own | {"abstract": "Another."}]
+    file = write(tmp_path / "new.jsonl", *(
+        record | {"id": f"2503.0000{number}"} for number, record in enumerate(records)))
+    papers, _ = read_labelled(file, classifier, seen=set())
+    assert papers["label"][:] == [0] * 5
+    assert papers["text"][:] == ["Nets. We train networks."] * 5
+
+
+def test_what_cannot_be_labelled_is_not_judged(classifier, tmp_path, caplog):
+    others = [{"summary": 5}, {"summary": "a\0b"}, {"title": 7}, {"summary": "\ud800"}]
+    file = write(tmp_path / "new.jsonl", PAPER, *(
+        PAPER | {"id": f"2503.0001{number}"} | other for number, other in enumerate(others)))
+    with open(file, "a") as more:
+        more.write("{\n")
+    caplog.set_level("INFO", "nej")
+    papers, _ = read_labelled(file, classifier, seen=set())
+    assert len(papers) == 1
+    for reason in ("its summary is no text", "has a NUL character in its summary",
+                   "its title is no text", "its summary is not UTF-8", "cannot be parsed"):
+        assert f"left out, {reason}: 1" in caplog.text
 
 
 @pytest.mark.parametrize("trained, given", [

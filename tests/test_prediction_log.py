@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nej import InputError
-from nej.predicting.prediction_log import FILES, PredictionLog, summarize
+from nej.predicting.prediction_log import FILES, PredictionLog, open_parts, summarize
 
 
 def lines(folder) -> list[dict]:
@@ -115,6 +115,25 @@ def test_a_place_that_cannot_be_written_is_a_mistake(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write .*--log"):
         PredictionLog(tmp_path / "file" / "log.jsonl", size_bytes=1 << 20)
+
+
+def test_the_older_parts_of_a_log_are_found_whatever_its_name(tmp_path):
+    for name in ("log[1]*?.jsonl.1", "log[1]*?.jsonl", "log1.jsonl.1"):
+        (tmp_path / name).write_text(f"{name}\n")
+    parts = open_parts(tmp_path / "log[1]*?.jsonl")
+    assert [part.read() for part in parts] == ["log[1]*?.jsonl.1\n", "log[1]*?.jsonl\n"]
+    for part in parts:
+        part.close()
+
+
+def test_a_log_that_may_not_be_read_is_a_mistake(tmp_path, monkeypatch):
+    (tmp_path / "log.jsonl").write_text("{}\n")
+
+    def refuse(path, **_):  # who tests may be root, who may read everything
+        raise PermissionError(13, "Permission denied", str(path))
+    monkeypatch.setattr("nej.predicting.prediction_log.open", refuse, raising=False)
+    with pytest.raises(InputError, match="log.jsonl cannot be read: Permission denied; change"):
+        open_parts(tmp_path / "log.jsonl")
 
 
 def test_embeddings_of_another_kind_look_another_way():

@@ -3,14 +3,16 @@
 import json
 import os
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
 
 from nej import InputError
-from nej.data.records import PIPE, open_records
+from nej.data.records import PIPE, open_records, read_records
 
 
 def read(path, needed=("summary",)):
@@ -59,6 +61,16 @@ def test_a_pipe_carries_csv_or_json_lines(content, found, monkeypatch):
         assert not pipe.closed
 
 
+def test_a_json_array_in_a_pipe_is_told(monkeypatch):
+    reading, writing = os.pipe()
+    os.write(writing, b'[{"summary": "a"}]')
+    os.close(writing)
+    with open(reading) as pipe:
+        monkeypatch.setattr(sys, "stdin", pipe)
+        with pytest.raises(InputError, match="standard input is a JSON array; save it"):
+            read(PIPE)
+
+
 def test_how_much_was_read_is_known(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps({"summary": "x" * 1000}) + "\n" for _ in range(100)))
@@ -71,11 +83,66 @@ def test_how_much_was_read_is_known(tmp_path):
             assert len(list(records.rows)) in (99, 2999) and records.share_read() == 1
 
 
+def test_a_file_that_may_not_be_read_is_explained(tmp_path, monkeypatch):
+    (tmp_path / "a.csv").write_text("summary\nA robot.\n")
+
+    def refuse(*_):  # who tests may be root, who may read everything
+        raise PermissionError(13, "Permission denied")
+    monkeypatch.setattr("nej.data.records.open", refuse, raising=False)
+    with pytest.raises(InputError, match="a.csv cannot be read: Permission denied; change its"):
+        read(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
+def test_papers_with_a_code_need_no_name_of_the_category(tmp_path, name):
+    def write(*columns):
+        table = pa.table({column: ["x"] for column in columns})
+        (pq.write_table if name == "a.parquet" else pa_csv.write_csv)(table, tmp_path / name)
+        return list(read_records([tmp_path / name]))
+    (_, record), = write("id", "title", "abstract", "categories")
+    assert record == dict.fromkeys(["id", "title", "abstract", "categories"], "x")
+    with pytest.raises(InputError, match="lacks category_code; found: id, title, summary") as told:
+        write("id", "title", "summary")
+    assert "category," not in str(told.value) and "authors" not in str(told.value)
+
+
+def test_a_value_that_python_has_not_costs_nothing_else(tmp_path):
+    far = pa.array([1, 2 ** 62], pa.timestamp("us"))
+    pq.write_table(pa.table({"summary": ["a", "b"], "when": far, "published": far}),
+                   tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet") == [
+        (1, {"summary": "a", "published": datetime(1970, 1, 1, 0, 0, 0, 1)}),
+        (2, {"summary": "b", "published": None})]
+
+
+@pytest.mark.parametrize("dictionary", [False, True])
+def test_a_text_in_parquet_that_is_not_utf8_is_one_as_in_a_csv(tmp_path, dictionary):
+    texts = pa.array([b"a", b"Schr\xf6dinger", None], pa.binary())
+    texts = pa.Array.from_buffers(pa.string(), 3, texts.buffers())
+    pq.write_table(pa.table({"summary": texts.dictionary_encode() if dictionary else texts}),
+                   tmp_path / "a.parquet")
+    assert [record["summary"] for _, record in read(tmp_path / "a.parquet")] == [
+        "a", "Schr\udcf6dinger", None]
+
+
+def test_a_damaged_parquet_file_is_told_in_one_line(tmp_path):
+    pq.write_table(pa.table({"summary": ["a robot", "b robot"]}), tmp_path / "a.parquet")
+    content = bytearray((tmp_path / "a.parquet").read_bytes())
+    content[4:40] = b"\xff" * 36
+    (tmp_path / "a.parquet").write_bytes(content)
+    with pytest.raises(InputError, match=r"a.parquet: not a whole Parquet file \([^\n]+\)$"):
+        read(tmp_path / "a.parquet")
+
+
 @pytest.mark.parametrize("name, content, message", [
     ("a.csv", b"id;summary\n1;2\n", "separated by ';'"),
     ("a.csv", b"id,title\n1,2\n", "lacks summary; found: id, title; needed: summary"),
     ("a.csv", b"", "found: nothing"), ("a.parquet", b"PAR1 no more", "not a whole Parquet file"),
     ("a.txt", b"", "must end in .csv"),
+    ("a.json", b'[{"summary": "a"}]', r"a.json is a JSON array; save it as JSON Lines \(one"),
+    ("a.jsonl", b'\xef\xbb\xbf\n [\n{"summary": "a"}\n]', "a.jsonl is a JSON array"),
+    ("a.jsonl", '{"summary": "a"}'.encode("utf-16"), "a.jsonl is not UTF-8 .* save it as UTF-8"),
+    ("a.jsonl", '{"summary": "a"}'.encode("utf-16-be"), "a.jsonl is not UTF-8"),
 ])
 def test_a_file_that_cannot_be_read_is_explained(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)

@@ -14,13 +14,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nej import InputError
-from nej.fields import COLUMNS
+from nej.fields import COLUMNS, KAGGLE_COLUMNS
 from nej.rows import parse_header
 
 PIPE = Path("-")  # standard input or output
 KINDS = (".csv", ".jsonl", ".json", ".parquet")
 ALIASES = {"abstract": "summary", "categories": "category_code", "published": "published_date",
            "updated": "updated_date", "update_date": "updated_date"}
+NEEDED = [column for column in COLUMNS if column != "category"]  # which the code tells
+KNOWN = {*KAGGLE_COLUMNS, *ALIASES}  # nobody needs another column
 LONGEST = 1 << 20  # characters of a field
 csv.field_size_limit(16 * LONGEST)  # over that a quote is missing
 
@@ -35,6 +37,14 @@ class Records:
     share_read: Callable[[], float | None]  # None where it is not known
 
 
+def own_names(record: dict[str, Any]) -> dict[str, Any]:
+    """Return what is not empty of a record, under own names; one of ALIASES only stands in."""
+    full = {key: value for key, value in record.items()
+            if value not in (None, []) and str(value).strip()}
+    return ({ALIASES[key]: value for key, value in full.items() if key in ALIASES}
+            | {key: value for key, value in full.items() if key not in ALIASES})
+
+
 def read_records(sources: Iterable[Path]) -> Iterator[tuple[str, dict[str, Any] | None]]:
     """Yield each record with its place, `file:line`; one that cannot be parsed is None.
 
@@ -42,7 +52,7 @@ def read_records(sources: Iterable[Path]) -> Iterator[tuple[str, dict[str, Any] 
         InputError: a file is not there, of another kind, or lacks what adding papers needs.
     """
     for source in sources:
-        with open_records(Path(source), needed=COLUMNS) as records:
+        with open_records(Path(source), needed=NEEDED) as records:
             for line, record in records.rows:
                 yield f"{source}:{line}", record
 
@@ -51,14 +61,16 @@ def read_records(sources: Iterable[Path]) -> Iterator[tuple[str, dict[str, Any] 
 def open_records(source: Path, *, needed: Collection[str]) -> Iterator[Records]:
     """Open a file, or the standard input as PIPE, to read its records.
 
-    Bytes that are not UTF-8 become surrogates, so that whoever needs the text can tell.
+    Bytes that are not UTF-8 become surrogates, so that whoever needs the text can tell. Of a
+    Parquet file the KNOWN columns are read.
 
     Args:
         needed: columns that a CSV or Parquet file must have, also under one of ALIASES.
 
     Raises:
-        InputError: no such file, of another kind, a missing column, not a whole Parquet file; and
-            while it is read, a CSV with a field of over 16 MiB.
+        InputError: no such file, one that may not be read, of another kind, a JSON array, a
+            missing column, not a whole Parquet file; and while it is read, a CSV with a field of
+            over 16 MiB.
     """
     if source == PIPE:
         # a second reader of the same descriptor, so that closing it leaves sys.stdin alone
@@ -70,8 +82,16 @@ def open_records(source: Path, *, needed: Collection[str]) -> Iterator[Records]:
     kind = source.suffix.lower()
     if kind not in KINDS:
         raise InputError(f"{source}: its name must end in {', '.join(KINDS)}")
-    with open(source, "rb") as file:
+    with _open(source) as file:
         yield _read(file, kind, str(source), needed, size=source.stat().st_size)
+
+
+def _open(source: Path) -> io.BufferedReader:
+    try:
+        return open(source, "rb")
+    except OSError as error:
+        raise InputError(f"{source} cannot be read: {error.strerror}; change its permissions, or "
+                         "name another file") from error
 
 
 def _kind_of_pipe(pipe: io.BufferedReader) -> str:
@@ -79,17 +99,30 @@ def _kind_of_pipe(pipe: io.BufferedReader) -> str:
     if start.startswith(b"PAR1"):
         raise InputError("standard input: a Parquet file cannot be read from a pipe; name the "
                          "file, or send CSV or JSON Lines")
-    return ".jsonl" if start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{") else ".csv"
+    return ".jsonl" if _json_begins(start).startswith((b"{", b"[")) else ".csv"
 
 
-def _read(file: BinaryIO, kind: str, named: str, needed: Collection[str], *, size: int | None
-          ) -> Records:
+def _json_begins(start: bytes) -> bytes:
+    return start.removeprefix(b"\xef\xbb\xbf").lstrip()
+
+
+def _check_json_lines(start: bytes, named: str) -> None:
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in start[:4]:
+        raise InputError(f"{named} is not UTF-8 but looks like UTF-16; save it as UTF-8")
+    if _json_begins(start).startswith(b"["):
+        raise InputError(f"{named} is a JSON array; save it as JSON Lines (one object a line)")
+
+
+def _read(file: io.BufferedReader, kind: str, named: str, needed: Collection[str], *,
+          size: int | None) -> Records:
     if kind == ".parquet":
         return _parquet_records(file, named, needed)
     columns = None
     if kind == ".csv":
         columns = parse_header(file.readline(1 << 16), named=named, needed=needed,
                                aliases=ALIASES)
+    else:
+        _check_json_lines(file.peek(1024), named)
     text = io.TextIOWrapper(file, "utf-8-sig" if columns is None else "utf-8",
                             errors="surrogateescape", newline="" if columns else None)
     return Records(kind, columns,
@@ -132,20 +165,45 @@ def _parquet_records(source: BinaryIO, named: str, needed: Collection[str]) -> R
     try:
         file = pq.ParquetFile(source)
     except pa.ArrowException as error:
-        raise InputError(f"{named}: not a whole Parquet file ({str(error)[:100]})") from error
+        raise _not_whole(named, error) from error
     columns = file.schema_arrow.names
-    missing = [column for column in needed if column != "category"  # the code tells it
-               and column not in {ALIASES.get(name, name) for name in columns}]
+    known = {ALIASES.get(name, name) for name in columns}
+    missing = [column for column in needed if column not in known]
     if missing:
         raise InputError(f"{named}: lacks {', '.join(missing)}; found: {', '.join(columns)[:200]}")
     done = [0]
 
     def rows() -> Iterator[tuple[int, dict[str, Any]]]:
         try:
-            for batch in file.iter_batches(1024):  # dictionaries take many times a table's memory
-                for record in batch.to_pylist():
+            # dictionaries take many times a table's memory
+            for batch in file.iter_batches(1024, columns=[name for name in columns
+                                                          if name in KNOWN]):
+                for values in zip(*map(_values, batch.columns)):
                     done[0] += 1
-                    yield done[0], record
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{named}: not a whole Parquet file ({str(error)[:100]})") from error
+                    yield done[0], dict(zip(batch.schema.names, values))
+        except (pa.ArrowException, OSError) as error:
+            raise _not_whole(named, error) from error
     return Records(".parquet", columns, rows(), lambda: done[0] / max(1, file.metadata.num_rows))
+
+
+def _not_whole(named: str, error: Exception) -> InputError:
+    return InputError(f"{named}: not a whole Parquet file ({' '.join(str(error).split())[:100]})")
+
+
+def _values(column: pa.Array) -> list[Any]:
+    """Return a column's values; None for one that Python has not, as a day in the year 10000."""
+    try:
+        return column.to_pylist()
+    except (ValueError, OverflowError):
+        return [_value(item) for item in column]
+
+
+def _value(item: pa.Scalar) -> Any:
+    try:
+        return item.as_py()
+    except UnicodeDecodeError:
+        if pa.types.is_nested(item.type):
+            return None
+        return item.cast(pa.binary()).as_py().decode("utf-8", "surrogateescape")
+    except (ValueError, OverflowError):
+        return None

@@ -9,8 +9,9 @@ import datasets
 
 from nej import InputError
 from nej.config import OTHER
-from nej.data.records import ALIASES, read_records
-from nej.fields import is_text, parse_date, parse_id
+from nej.data.records import own_names, read_records
+from nej.fields import parse_date, parse_id
+from nej.predicting.windows import as_paper
 from nej.prediction import Classifier
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ def read_labelled(path: Path, classifier: Classifier, *, seen: set[str]
     left_out: Counter[str] = Counter()
     known = {_paper(name) for name in seen}
     for _, record in read_records([path]):
-        reason, row = _as_row(record or {}, column)
+        reason, row = _as_row(record, column)
         if reason is None and gathers and row["label"] and row["label"] not in names:
             row["label"] = OTHER
         if reason is None and row["label"] not in names:
@@ -81,20 +82,22 @@ def _paper(name: str) -> str:
     return identity[0] if identity else name
 
 
-def _as_row(record: dict[str, Any], label_column: str) -> tuple[str | None, dict[str, Any]]:
+def _as_row(record: dict[str, Any] | None, label_column: str
+            ) -> tuple[str | None, dict[str, Any]]:
     """Return why a record is of no use (None if it is), and what is needed of it."""
-    record = {ALIASES.get(key, key): value for key, value in record.items()}
+    (_, title, summary), fault = as_paper(record, 0)
+    if record is None or fault:
+        return (fault or "").partition(" (")[0], {}  # without the line
+    record = own_names(record)
     codes = record.get("category_code") or []
     codes = codes if isinstance(codes, list) else str(codes).split()
     identity = parse_id(str(record.get("id") or ""))
-    if identity is None or not codes or not str(record.get("summary") or "").strip():
-        return "without an arXiv id, a category or a summary", {}
-    if not all(is_text(str(record.get(name) or "")) for name in ("title", "summary")):
-        return "in another encoding than UTF-8", {}
+    if identity is None or not codes:
+        return "without an arXiv id or a category", {}
     published = parse_date(str(record.get("published_date") or ""))
     return None, {
         "id": ("abs-" if identity[0][0].isdigit() else "") + identity[0],
-        "version": identity[1], "title": " ".join(str(record.get("title") or "").split()),
-        "summary": str(record["summary"]), "category_code": codes[0],
+        "version": identity[1], "title": " ".join(title.split()),
+        "summary": summary, "category_code": codes[0],
         "all_categories": codes, "published": published,
         "label": codes[0] if label_column == "category_code" else record.get("category")}

@@ -20,9 +20,11 @@ from nej.checkpoints import sole_run
 from nej.config import load_config
 from nej.data.records import KINDS, PIPE, Records, open_records
 from nej.device import check_processes, explained_partners, prepare_device
-from nej.files import CONFIG_FILE, read_manifest, replacing, require_model, write_json
+from nej.files import (
+    CONFIG_FILE, explained_writes, read_manifest, replacing, require_model, write_json,
+)
 from nej.predicting.backends import backend_name, load_backend
-from nej.predicting.labels import Labelling, Summary, label, schema, writing
+from nej.predicting.labels import Labelling, Summary, abstaining_under, label, schema, writing
 from nej.predicting.windows import WINDOW_PAPERS, cut, in_advance
 from nej.prediction import Backend
 
@@ -41,7 +43,7 @@ def label_file(model_dir: Path, source: Path, target: Path, *, backend: str | No
 
     Args:
         backend: as in `load_backend`.
-        wanted_accuracy: as in Backend.threshold; None never abstains.
+        wanted_accuracy: as in Backend.threshold, from 0 to 1; None and 0 never abstain.
         top_k: how many categories of each paper to name.
 
     Returns:
@@ -55,7 +57,7 @@ def label_file(model_dir: Path, source: Path, target: Path, *, backend: str | No
     model_dir = model_dir.resolve()  # a link may be moved meanwhile
     require_model(model_dir)
     prepare_device(replace(load_config(model_dir / CONFIG_FILE), ddp_timeout=WEEK_SECONDS))
-    kind = _kind_of_target(target)
+    kind = _kind_of_target(source, target)
     if PartialState().num_processes > 1 and PIPE in (source, target):
         raise InputError("several processes cannot share a pipe; name files, or start one process")
 
@@ -63,8 +65,7 @@ def label_file(model_dir: Path, source: Path, target: Path, *, backend: str | No
         if not 1 <= top_k <= len(backend.names):
             raise InputError(f"--top_k is {top_k}; {model_dir} knows {len(backend.names)} "
                              "categories")
-        threshold = backend.threshold(wanted_accuracy) if wanted_accuracy else None
-        return Labelling(backend, threshold, top_k)
+        return Labelling(backend, abstaining_under(backend, wanted_accuracy), top_k)
     with open_records(source, needed=["summary"]) as records:
         if target == PIPE:
             return _to_pipe(records, labelling(load_backend(model_dir, backend)))
@@ -76,7 +77,8 @@ def _to_pipe(records: Records, how: Labelling) -> Summary:
     summary = Summary()
     kind = ".csv" if records.kind == ".csv" else ".jsonl"
     try:
-        with (open(sys.stdout.fileno(), "wb", closefd=False) as file,
+        with (explained_writes(Path("standard output")),
+              open(sys.stdout.fileno(), "wb", closefd=False) as file,
               writing(kind, file, schema(how.top_k)) as write):
             for window, read in in_advance(_windows(records, how)):
                 table = label(window, read, how)
@@ -110,11 +112,16 @@ def _to_file(records: Records, model_dir: Path, source: Path, target: Path, kind
                              "hosts must write into one shared folder") from error
         how = labelling(load_backend(model_dir, record["backend"]))
     windows = 0
-    for window, *read in _with_progress(in_advance(_windows(records, how, partial))):
-        windows = window.number + 1
-        if read:
-            with replacing(_part(partial, window.number)) as aside:
-                pq.write_table(label(window, read[0], how), aside)
+    try:
+        for window, *read in _with_progress(in_advance(_windows(records, how, partial))):
+            windows = window.number + 1
+            if read:
+                with replacing(_part(partial, window.number)) as aside:
+                    pq.write_table(label(window, read[0], how), aside)
+    except InputError:
+        if state.num_processes == 1 and not _has_parts(partial):
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
     if _mark(source) != made_from["source"]:
         raise InputError(f"{source} was changed while it was read; delete {partial} and begin anew")
     state.wait_for_everyone()
@@ -128,7 +135,7 @@ def _to_file(records: Records, model_dir: Path, source: Path, target: Path, kind
     return summary
 
 
-def _kind_of_target(target: Path) -> str:
+def _kind_of_target(source: Path, target: Path) -> str:
     if target == PIPE:
         return ""
     kind = target.suffix.lower()
@@ -136,6 +143,8 @@ def _kind_of_target(target: Path) -> str:
         raise InputError(f"--output is {target}; its name must end in {', '.join(KINDS)}, or be -")
     if target.is_dir():
         raise InputError(f"--output is {target}, which is a folder; name a file")
+    if target.exists() and source.exists() and target.samefile(source):
+        raise InputError(f"--output is {target}, which is the file that is read; name another")
     return kind
 
 
@@ -149,7 +158,8 @@ def _mark(source: Path) -> dict[str, Any]:
 
 
 def _unfinished(partial: Path, made_from: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the record of an unfinished run, None if there is none or its input was a pipe.
+    """Return the record of an unfinished run, None if there is none to go on with: it has no part
+    yet, or its input was a pipe, which cannot be read twice.
 
     Raises:
         InputError: it is of another file or model, or what is there is no such run.
@@ -161,7 +171,7 @@ def _unfinished(partial: Path, made_from: dict[str, Any]) -> dict[str, Any] | No
             raise InputError(f"{partial} is in the way, and no unfinished run: it has no {RECORD}; "
                              "delete it to begin anew, or name another --output") from error
         return None
-    if before["source"] == _mark(PIPE):  # which cannot be read twice
+    if before["source"] == _mark(PIPE) or not _has_parts(partial):
         return None
     for key, name in (("source", "file"), ("weights_sha256", "model")):
         if before[key] != made_from[key]:
@@ -188,6 +198,10 @@ def _begin(partial: Path, record: dict[str, Any], before: dict[str, Any] | None)
 
 def _part(partial: Path, number: int) -> Path:
     return partial / f"{number:08}.parquet"
+
+
+def _has_parts(partial: Path) -> bool:
+    return any(partial.glob("*.parquet"))
 
 
 def _windows(records: Records, how: Labelling, partial: Path | None = None) -> Iterator[tuple]:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
+from nej import InputError
 from nej.predicting.windows import Window
 from nej.prediction import Backend, category_names, softmax
 
@@ -31,6 +32,18 @@ class Label:
 
     categories: list[tuple[str, str, float]]  # code, name, probability; the most probable first
     abstained: bool
+
+
+def abstaining_under(backend: Backend, wanted_accuracy: float | None) -> float | None:
+    """Return the probability under which to abstain; None never does, as for an accuracy of 0.
+
+    Raises:
+        InputError: no accuracy is that.
+    """
+    if wanted_accuracy is not None and not 0 <= wanted_accuracy <= 1:
+        raise InputError(f"--wanted_accuracy is {wanted_accuracy:g}; it must be from 0 to 1 (0 "
+                         "never abstains)")
+    return backend.threshold(wanted_accuracy) if wanted_accuracy else None
 
 
 def ranked(logits: np.ndarray, how: Labelling) -> list[Label]:

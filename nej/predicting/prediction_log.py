@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import cache
+from glob import escape
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -41,13 +42,21 @@ def open_parts(path: Path) -> list[TextIO]:
     """Open the files of a log that are not empty, the oldest first; of any other file that one.
 
     A service that writes the log moves none in between.
+
+    Raises:
+        InputError: one may not be read.
     """
     lock = f"{path}.lock"  # who may only read the folder does without
     with FileLock(lock) if os.access(lock, os.W_OK) else nullcontext():
-        older = [part for part in path.parent.glob(f"{path.name}.*") if part.suffix[1:].isdigit()]
+        older = [part for part in path.parent.glob(f"{escape(path.name)}.*")
+                 if part.suffix[1:].isdigit()]
         files = [*sorted(older, key=lambda part: -int(part.suffix[1:])), path]
-        return [open(part, encoding="utf-8", errors="replace") for part in files
-                if part.is_file() and part.stat().st_size]
+        try:
+            return [open(part, encoding="utf-8", errors="replace") for part in files
+                    if part.is_file() and part.stat().st_size]
+        except OSError as error:
+            raise InputError(f"{error.filename} cannot be read: {error.strerror}; change its "
+                             "permissions, or name another file") from error
 
 
 class PredictionLog:

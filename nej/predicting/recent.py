@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from itertools import chain
@@ -15,11 +16,12 @@ from nej.data.records import open_records
 from nej.files import read_manifest
 from nej.predicting.backends import TORCH, load_backend
 from nej.predicting.drift import Signals, signals
-from nej.predicting.prediction_log import open_parts
+from nej.predicting.prediction_log import DIRECTIONS, open_parts
 from nej.predicting.unknown_words import UnknownWords
 from nej.predicting.windows import cut
 
 MOST_PAPERS = 2000  # of a file, drawn with a seed; more do not tell more
+FIRST_LINES = 10  # of a file, which tell whether it is a log
 
 logger = logging.getLogger(__name__)
 
@@ -47,12 +49,18 @@ def recent_signals(model_dir: Path, source: Path, *, days: float | None = None) 
 
 
 def _are_log(parts: list[TextIO]) -> bool:
-    try:
-        first = json.loads(parts[-1].readline(1 << 20))
-        parts[-1].seek(0)
-    except (IndexError, ValueError):
-        return False
-    return isinstance(first, dict) and {"version", "unknown_words", "embedding"} <= set(first)
+    """Return whether the first object in the parts is a prediction, the newest part's before."""
+    for part in reversed(parts):
+        lines = [part.readline(1 << 20) for _ in range(FIRST_LINES)]
+        part.seek(0)
+        for line in lines:
+            try:
+                first = json.loads(line)
+            except (ValueError, RecursionError):  # a process was killed as it wrote, or no log
+                continue
+            if isinstance(first, dict):
+                return {"version", "unknown_words", "embedding"} <= set(first)
+    return False
 
 
 def _of_log(model_dir: Path, source: Path, parts: list[TextIO], days: float | None) -> Signals:
@@ -63,15 +71,14 @@ def _of_log(model_dir: Path, source: Path, parts: list[TextIO], days: float | No
         raise InputError(f"--days is {days:g}, and no calendar has as many; name fewer, or leave "
                          "it out") from error
     rows: list[dict[str, Any]] = []
-    left_out = {"of another model": 0, "older": 0, "not whole": 0}
+    left_out = {"of another model": 0, "older": 0, "not whole": 0}  # as the service is writing one
     for line in chain.from_iterable(parts):
         try:
             row = json.loads(line)
             reason = ("of another model" if row["version"] != version else
                       "older" if since and datetime.fromisoformat(row["time"]) < since else None)
-            row = {name: row[name] for name in (
-                "time", "tokens", "unknown_words", "probability", "category", "embedding")}
-        except (ValueError, KeyError, TypeError):  # the service is just writing it
+            row = _whole(row)
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             reason = "not whole"
         if reason:
             left_out[reason] += 1
@@ -89,6 +96,17 @@ def _of_log(model_dir: Path, source: Path, parts: list[TextIO], days: float | No
         for name in ("tokens", "unknown_words", "probability", "embedding", "time"))
     return Signals(tokens, unknown_words, probability, [row["category"] for row in rows],
                    embeddings, times)
+
+
+def _whole(row: dict[str, Any]) -> dict[str, Any]:
+    """Return what drift needs of a prediction; raise TypeError or ValueError unless it is that."""
+    datetime.fromisoformat(row["time"])
+    numbers = [row["tokens"], row["unknown_words"], row["probability"], *row["embedding"]]
+    if not (isinstance(row["category"], str) and len(row["embedding"]) == DIRECTIONS
+            and all(map(math.isfinite, numbers))):
+        raise ValueError("a field is of another kind")
+    return {name: row[name] for name in (
+        "time", "tokens", "unknown_words", "probability", "category", "embedding")}
 
 
 def _of_papers(model_dir: Path, source: Path) -> Signals:

@@ -41,7 +41,7 @@ def cut(records: Records) -> Iterator[Window]:
         total = round((first_row + len(papers) - 1) / share) if share else None
         return Window(number, first_row, papers, faults, total)
     for line, record in records.rows:
-        paper, fault = _as_paper(record, line)
+        paper, fault = as_paper(record, line)
         if fault:
             faults[len(papers)] = fault
         papers.append(paper)
@@ -54,8 +54,8 @@ def cut(records: Records) -> Iterator[Window]:
         yield window()
 
 
-def _as_paper(record: dict[str, Any] | None, line: int
-              ) -> tuple[tuple[str, str, str], str | None]:
+def as_paper(record: dict[str, Any] | None, line: int
+             ) -> tuple[tuple[str, str, str], str | None]:
     """Return id, title and summary of a record, and why it cannot be labelled (None if it can)."""
     if record is None:
         return ("", "", ""), f"cannot be parsed (line {line})"
