@@ -24,6 +24,7 @@ from nej.files import require
 
 BLOCK_BYTES = 8 << 20  # a row must fit into a block
 PART_BYTES = 32 << 20  # the least that a process of its own is worth
+LONGEST_HEADER = 1 << 16  # bytes
 MOST_PARTS = 8
 THREADS = 4
 
@@ -46,16 +47,26 @@ def parse_header(line: bytes, *, named: Path | str, needed: Collection[str],
         needed: columns that must be among them, also under one of the aliases.
 
     Raises:
-        InputError: one of those is not among them.
+        InputError: one of those is not among them, or twice; the line is none of UTF-8, or not
+            whole.
     """
+    if b"\0" in line:
+        raise InputError(f"{named}: row 1 has NUL bytes, as UTF-16 has; save the file as UTF-8")
+    if b"\r" in line.rstrip(b"\r\n"):
+        raise InputError(f"{named}: its lines end with CR alone; save it with CRLF or LF")
+    if len(line) == LONGEST_HEADER or line.count(b'"') % 2:
+        raise InputError(f"{named}: the header (row 1) is over {LONGEST_HEADER:,} bytes long or has "
+                         "a line break in a name; give its columns short names")
     try:
         text = line.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{named}: row 1 is not UTF-8 ({error.reason} at byte {error.start}); "
                          "save the file as UTF-8") from error
-    if "\r" in text.rstrip("\r\n"):
-        raise InputError(f"{named}: its lines end with CR alone; save it with CRLF or LF")
     header = next(csv.reader([text]), [])
+    for column in needed:
+        if header.count(column) > 1:
+            raise InputError(f"{named}: the header (row 1) has {column!r} {header.count(column)} "
+                             "times; rename or delete one of them")
 
     def lacking(columns: list[str]) -> list[str]:
         known = {aliases.get(column, column) for column in columns}
@@ -75,7 +86,7 @@ def parse_header(line: bytes, *, named: Path | str, needed: Collection[str],
 
 def _first_line(path: Path) -> bytes:
     with open(path, "rb") as file:
-        return file.readline(1 << 16)
+        return file.readline(LONGEST_HEADER)
 
 
 @dataclass

@@ -346,6 +346,19 @@ def test_white_space_of_every_kind_is_found(read, spaces):
     assert [row["title"] for row in found] == ["One two.", "One two.", "One two.", "One two"]
 
 
+@pytest.mark.parametrize("change, sentence", [
+    (lambda text: text.decode().encode("utf-16-le"), "row 1 has NUL bytes, as UTF-16 has; save"),
+    (lambda text: text.replace(b"authors", b'"au\nthors"'), "or has a line break in a name"),
+    (lambda text: text.replace(b"authors", b"authors," + b"x," * 40_000), "over 65,536 bytes long"),
+    (lambda text: text.replace(b"authors", b"summary"), "has 'summary' 2 times; rename or delete"),
+])
+def test_a_header_that_is_none_is_explained(tmp_path, change, sentence):
+    path = write_papers(tmp_path / "own.csv", [paper()])
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(InputError, match=f"own.csv: .*{sentence}"):
+        read_papers(path)
+
+
 def test_lines_that_end_with_cr_alone(tmp_path):
     path = write_papers(tmp_path / "own.csv", [paper()])
     path.write_bytes(path.read_bytes().replace(b"\r\n", b"\r"))

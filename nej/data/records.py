@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from nej import InputError
 from nej.fields import COLUMNS, KAGGLE_COLUMNS
-from nej.rows import parse_header
+from nej.rows import LONGEST_HEADER, parse_header
 
 PIPE = Path("-")  # standard input or output
 KINDS = (".csv", ".jsonl", ".json", ".parquet")
@@ -119,7 +119,7 @@ def _read(file: io.BufferedReader, kind: str, named: str, needed: Collection[str
         return _parquet_records(file, named, needed)
     columns = None
     if kind == ".csv":
-        columns = parse_header(file.readline(1 << 16), named=named, needed=needed,
+        columns = parse_header(file.readline(LONGEST_HEADER), named=named, needed=needed,
                                aliases=ALIASES)
     else:
         _check_json_lines(file.peek(1024), named)
