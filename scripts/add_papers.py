@@ -13,7 +13,7 @@ import csv
 from datetime import date
 from pathlib import Path
 
-from _run import Parser, run
+from _run import InputError, Parser, run
 
 
 def main(arguments: list[str]) -> int:
@@ -33,6 +33,7 @@ def main(arguments: list[str]) -> int:
     from nej.data.additions import add_papers
     from nej.data.sources import keep_version, pin_version
     from nej.files import replacing, require
+    _check_rejects(options.rejects, [options.to, *options.files])
     fetched = []
     if options.from_arxiv:
         from nej.data.feed import fetch_feed
@@ -48,6 +49,14 @@ def main(arguments: list[str]) -> int:
     for path in fetched:
         path.unlink()
     return 0
+
+
+def _check_rejects(rejects: Path | None, read: list[Path]) -> None:
+    """Raise InputError if the rejects would overwrite one of the files that are read."""
+    for path in read:
+        if rejects and rejects.exists() and path.exists() and rejects.samefile(path):
+            raise InputError(f"--rejects: {rejects} would overwrite {path}, which is read; name "
+                             "another file")
 
 
 if __name__ == "__main__":

@@ -86,6 +86,17 @@ def test_mistakes_of_the_other_commands(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("rejects", ["arxiv.csv", "folder/../arxiv.csv", "new.jsonl"])
+def test_rejects_overwrite_nothing_that_is_read(tmp_path, papers_csv, rejects):
+    target = Path(shutil.copy(papers_csv, tmp_path / "arxiv.csv"))
+    (tmp_path / "new.jsonl").write_text("{}\n")
+    (tmp_path / "folder").mkdir()
+    before = target.read_bytes()
+    assert_mistake(run_script("add_papers.py", "new.jsonl", "--to", "arxiv.csv", "--rejects",
+                              rejects, cwd=tmp_path), f"--rejects: {rejects} would overwrite")
+    assert target.read_bytes() == before and (tmp_path / "new.jsonl").read_text() == "{}\n"
+
+
 def test_the_help_of_each_script_is_its_docstring():
     for script in ("train.py", "evaluate.py", "get_data.py", "make_starter.py", "make_sample.py",
                    "add_papers.py", "data_diff.py", "prepare.py", "visualize.py", "reproduce.py",
