@@ -13,7 +13,7 @@ import csv
 from datetime import date
 from pathlib import Path
 
-from _run import InputError, Parser, run
+from _run import Parser, run
 
 
 def main(arguments: list[str]) -> int:
@@ -31,21 +31,22 @@ def main(arguments: list[str]) -> int:
     if bool(options.from_arxiv) != bool(options.since):
         parser.error("--from-arxiv and --since belong together")
     from nej.data.additions import add_papers
-    from nej.data.sources import keep_version, pin_version
+    from nej.data.sources import keep_version, pin_version, require_repository
     from nej.files import replacing, require
     _check_rejects(options.rejects, [options.to, *options.files])
+    require_repository(require(options.to))
     fetched = []
     if options.from_arxiv:
         from nej.data.feed import fetch_feed
-        fetched = [fetch_feed(options.from_arxiv, options.since, require(options.to).parent)]
+        fetched = [fetch_feed(options.from_arxiv, options.since, options.to.parent)]
     keep_version(options.to)
     result = add_papers(options.to, [*options.files, *fetched])
+    if result.added or result.updated:  # before anything else that can fail
+        pin_version(options.to)
+    print(result.text())
     if options.rejects:
         with replacing(options.rejects) as aside, open(aside, "w", newline="") as file:
             csv.writer(file).writerows([("place", "reason"), *result.rejected])
-    print(result.text())
-    if result.added or result.updated:
-        pin_version(options.to)
     for path in fetched:
         path.unlink()
     return 0
@@ -53,6 +54,7 @@ def main(arguments: list[str]) -> int:
 
 def _check_rejects(rejects: Path | None, read: list[Path]) -> None:
     """Raise InputError if the rejects would overwrite one of the files that are read."""
+    from nej import InputError
     for path in read:
         if rejects and rejects.exists() and path.exists() and rejects.samefile(path):
             raise InputError(f"--rejects: {rejects} would overwrite {path}, which is read; name "

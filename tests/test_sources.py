@@ -14,8 +14,9 @@ import pytest
 import yaml
 
 from nej import InputError
-from nej.data.sources import Pin, fetch_csv, pin_version
+from nej.data.sources import Pin, fetch_csv, pin_version, require_repository
 from nej.files import checksum
+from tests.forked import run_script
 
 
 def pack(path, members: dict[str, bytes]):
@@ -233,6 +234,37 @@ def test_a_file_that_nobody_pinned_is_not_overwritten(pinned, tmp_path):
     with pytest.raises(InputError, match="not the version that .*dvc add .*move it away"):
         fetch_csv(target)
     assert target.read_bytes() == b"my own"
+
+
+def test_a_file_that_cannot_be_pinned_is_not_put_in_place(pinned, tmp_path, monkeypatch):
+    (tmp_path / "repository").mkdir()
+    monkeypatch.chdir(tmp_path / "repository")
+    dvc("init", "--quiet", "--no-scm")
+    with pytest.raises(InputError, match="out.csv is outside of the DVC repository"):
+        fetch_csv(tmp_path / "out.csv", pack(tmp_path / "a.zip", {"a.csv": pinned}), accept=True)
+    assert not (tmp_path / "out.csv").exists()
+    require_repository(tmp_path / "repository" / "data" / "out.csv")
+
+
+def test_papers_are_pinned_before_the_rejects_are_written(pinned, tmp_path):
+    target = tmp_path / "data" / "arxiv.csv"
+    target.write_bytes(pinned)
+    new = pinned.decode().splitlines()[1].split(",")[0]
+    (tmp_path / "new.csv").write_bytes(pinned.replace(new.encode(), b"abs-2506.00001"))
+    done = run_script("add_papers.py", "new.csv", "--rejects", "/proc/x/rejects.csv", cwd=tmp_path)
+    assert done.returncode == 2 and "cannot write /proc/x/rejects.csv" in done.stderr
+    assert target.read_bytes() != pinned and Pin.of(target).matches(target)
+
+
+def test_papers_are_added_to_no_file_outside_of_the_repository(
+        pinned, tmp_path, monkeypatch):
+    (tmp_path / "repository").mkdir()
+    monkeypatch.chdir(tmp_path / "repository")
+    dvc("init", "--quiet", "--no-scm")
+    (tmp_path / "out.csv").write_bytes(pinned)
+    done = run_script("add_papers.py", "new.csv", "--to", "../out.csv")
+    assert done.returncode == 2 and "../out.csv is outside of the DVC repository" in done.stderr
+    assert (tmp_path / "out.csv").read_bytes() == pinned
 
 
 @pytest.mark.parametrize("content", ["", "outs: []", "outs: [{path: a}]", "{", "- a", "outs: 3"])

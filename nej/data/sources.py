@@ -73,6 +73,7 @@ def fetch_csv(target: Path, source: Path | None = None, *, accept: bool = False)
     """
     pin = Pin.of(target)
     if accept:
+        require_repository(target)
         keep_version(target)
     if source is not None:
         _install(source, target, None)
@@ -158,6 +159,15 @@ def dvc(*arguments: str | Path, cwd: Path = Path(".")) -> subprocess.CompletedPr
 def _pull(dvc_file: Path) -> bool:
     """Return whether DVC's cache or remote had the file, which then is in place."""
     return dvc("pull", "--quiet", dvc_file).returncode == 0
+
+
+def require_repository(target: Path) -> None:
+    """Raise InputError unless `target` is in the DVC repository here, which is to pin it."""
+    done = dvc("root")
+    root = Path(done.stdout.strip()).resolve()  # the file itself may be a link into the cache
+    if done.returncode or not target.parent.resolve().is_relative_to(root):
+        raise InputError(f"{target} is outside of the DVC repository here, so that nothing could "
+                         "pin its new version; name a file in the repository, or start there")
 
 
 def keep_version(target: Path) -> None:
