@@ -267,6 +267,28 @@ def test_papers_are_added_to_no_file_outside_of_the_repository(
     assert (tmp_path / "out.csv").read_bytes() == pinned
 
 
+@pytest.mark.parametrize("accept", [False, True])
+def test_a_file_that_nobody_pinned_is_not_replaced_by_a_source(pinned, tmp_path, accept):
+    target = tmp_path / "data" / "arxiv.csv"
+    edited = pinned[:-10] + b"0" + pinned[-9:]
+    target.write_bytes(edited)
+    with pytest.raises(InputError, match="not the version that .*dvc add .*move it away"):
+        fetch_csv(target, pack(tmp_path / "right.zip", {"a.csv": pinned}), accept=accept)
+    (tmp_path / "new.csv").write_bytes(pinned)
+    done = run_script("add_papers.py", "new.csv", cwd=tmp_path)
+    assert done.returncode == 2 and "move it away" in done.stderr
+    assert target.read_bytes() == edited
+
+
+def test_the_pinned_version_that_a_source_replaces_is_in_the_cache(pinned, tmp_path):
+    target = tmp_path / "data" / "arxiv.csv"
+    target.write_bytes(pinned)
+    fetch_csv(target, pack(tmp_path / "other.zip", {"a.csv": pinned[:-10] + b"0" + pinned[-9:]}))
+    target.unlink()
+    fetch_csv(target)  # no server of Kaggle's here
+    assert target.read_bytes() == pinned
+
+
 @pytest.mark.parametrize("content", ["", "outs: []", "outs: [{path: a}]", "{", "- a", "outs: 3"])
 def test_a_broken_pin_is_explained(pinned, tmp_path, content):
     (tmp_path / "data" / "arxiv.csv.dvc").write_text(content)

@@ -1,5 +1,6 @@
 """The CSV of papers: fetched, checked against the version that git pins, put in place."""
 
+import filecmp
 import logging
 import os
 import shutil
@@ -68,13 +69,12 @@ def fetch_csv(target: Path, source: Path | None = None, *, accept: bool = False)
         accept: take another version than the pinned one, and pin that.
 
     Raises:
-        InputError: nothing there, several CSVs, a broken file, or another version. Then `target`
-            is as it was.
+        InputError: nothing there, several CSVs, a broken file, another version, or one in place
+            that nobody pinned. Then `target` is as it was.
     """
     pin = Pin.of(target)
     if accept:
         require_repository(target)
-        keep_version(target)
     if source is not None:
         _install(source, target, None)
         kaggle_version = None
@@ -88,10 +88,7 @@ def fetch_csv(target: Path, source: Path | None = None, *, accept: bool = False)
             if target.exists() and pin.matches(target):
                 return
             if target.exists():
-                raise InputError(
-                    f"{target} is there, but is not the version that {pin.file} pins (md5 "
-                    f"{checksum(target, 'md5')}, pinned {pin.md5}); pin it with `dvc add {target}`"
-                    ", or move it away")
+                raise _not_pinned(target, pin)
             if _pull(pin.file) and pin.matches(target):
                 return
         folder, kaggle_version = _download(None if accept or pin is None else pin.kaggle_version)
@@ -123,6 +120,8 @@ def _install(source: Path, target: Path, pin: Pin | None) -> None:
                 f"{checksum(aside, 'md5')} of {aside.stat().st_size:,} bytes, but {pin.file} pins "
                 f"{pin.md5} of {pin.size:,} bytes; make this one the new version of the data with "
                 "--accept (`make data ACCEPT=1`), or name the pinned one as SOURCE")
+        if target.is_file() and not filecmp.cmp(aside, target, shallow=False):
+            keep_version(target)
 
 
 def _extract_csv(source: Path, target: Path) -> None:
@@ -171,14 +170,27 @@ def require_repository(target: Path) -> None:
 
 
 def keep_version(target: Path) -> None:
-    """Put the pinned version, if it is in place, into DVC's cache: it is about to be replaced."""
+    """Put the version that is in place into DVC's cache: it is about to be replaced.
+
+    Raises:
+        InputError: it is another one than `<target>.dvc` pins, so that it could not be found again.
+    """
     pin = Pin.of(target)
-    if pin is None or not target.is_file() or not pin.matches(target):
+    if pin is None or not target.is_file():
         return
+    if not pin.matches(target):
+        raise _not_pinned(target, pin)
     done = dvc("commit", "--quiet", "--force", pin.file)
     if done.returncode != 0:
         raise InputError(f"{target}: `dvc commit {pin.file}` failed ({_reason(done)}), and without "
                          "it the present version would be in no cache")
+
+
+def _not_pinned(target: Path, pin: Pin) -> InputError:
+    return InputError(
+        f"{target} is there, but is not the version that {pin.file} pins (md5 "
+        f"{checksum(target, 'md5')}, pinned {pin.md5}); pin it with `dvc add {target}`, or move it "
+        "away")
 
 
 def _reason(done: subprocess.CompletedProcess) -> str:
