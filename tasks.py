@@ -22,7 +22,7 @@ MODEL = os.environ.get("MODEL", "models/quickstart")
 PAPERS = os.environ.get("PAPERS", "logs/predictions.jsonl")
 OUTPUT = os.environ.get("OUTPUT", "labelled.parquet")
 SOURCE = os.environ.get("SOURCE", "")
-ACCEPT = os.environ.get("ACCEPT", "")
+ACCEPT = os.environ.get("ACCEPT", "").lower() in ("1", "y", "yes", "true")
 ARGS = os.environ.get("ARGS", "")
 VERSION = os.environ.get("VERSION", "")
 LAUNCHER = os.environ.get("LAUNCHER", "python")
@@ -83,7 +83,7 @@ def quickstart(context):
 
 
 @task
-def data(context, source=SOURCE, accept=bool(ACCEPT)):
+def data(context, source=SOURCE, accept=ACCEPT):
     """Get data/arxiv.csv from DVC, Kaggle or SOURCE=a zip; ACCEPT=1 pins another version."""
     _run("python", "scripts/get_data.py", *[source] * bool(source), *["--accept"] * accept)
 

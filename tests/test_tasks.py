@@ -1,0 +1,35 @@
+"""The commands of tasks.py: what a variable says, and one sentence where a command cannot run."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def invoke(*arguments: str, cwd: Path = ROOT, **variables: str) -> subprocess.CompletedProcess:
+    """Run a task with these variables in the environment."""
+    return subprocess.run([sys.executable, "-m", "invoke", *arguments], cwd=cwd, text=True,
+                          capture_output=True,
+                          env=os.environ | {"PYTHONPATH": str(ROOT)} | variables)
+
+
+@pytest.fixture
+def repository(tmp_path):
+    """Return a folder with the tasks, and a script that says what it was given."""
+    shutil.copy(ROOT / "tasks.py", tmp_path)
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "get_data.py").write_text("import sys\nprint(sys.argv[1:])\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("value, accepts", [
+    ("1", True), ("yes", True), ("True", True), ("", False), ("0", False), ("no", False),
+    ("false", False)])
+def test_only_a_yes_accepts_another_version_of_the_data(repository, value, accepts):
+    done = invoke("data", cwd=repository, SOURCE="x.csv", ACCEPT=value)
+    assert done.stdout == f"{['x.csv'] + ['--accept'] * accepts}\n", done.stderr
