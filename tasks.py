@@ -59,8 +59,14 @@ def help(context):
 @task
 def sample(context):
     """Pull the synthetic sample data with DVC."""
-    _run("python", "-m", "dvc", "pull", "--quiet", "--remote", "embedded",
-         "data/sample.csv.dvc")
+    from nej.data.sources import dvc, reason
+    done = dvc("pull", "--remote", "embedded", "data/sample.csv.dvc")
+    if "unsaved files" in done.stderr:
+        raise Exit("error: data/sample.csv was changed, and is not replaced; pin it with `dvc add "
+                   "data/sample.csv`, or move it away", code=2)
+    if done.returncode:
+        raise Exit(f"error: DVC cannot pull data/sample.csv from data/remote ({reason(done)}); "
+                   "take both back from git: git checkout data", code=2)
 
 
 @task

@@ -33,3 +33,20 @@ def repository(tmp_path):
 def test_only_a_yes_accepts_another_version_of_the_data(repository, value, accepts):
     done = invoke("data", cwd=repository, SOURCE="x.csv", ACCEPT=value)
     assert done.stdout == f"{['x.csv'] + ['--accept'] * accepts}\n", done.stderr
+
+
+@pytest.mark.parametrize("mistake, said", [
+    ("changed", "data/sample.csv was changed, and is not replaced; pin it with `dvc add"),
+    ("no remote", "take both back from git: git checkout data")])
+def test_a_sample_that_cannot_be_pulled_is_explained(repository, mistake, said):
+    for command in (["git", "init", "--quiet"], [sys.executable, "-m", "dvc", "init", "--quiet"]):
+        subprocess.run(command, cwd=repository, check=True)
+    shutil.copy(ROOT / ".dvc" / "config", repository / ".dvc")
+    (repository / "data").mkdir()
+    shutil.copy(ROOT / "data" / "sample.csv.dvc", repository / "data")
+    if mistake == "changed":
+        shutil.copytree(ROOT / "data" / "remote", repository / "data" / "remote")
+        (repository / "data" / "sample.csv").write_text("my own")
+    done = invoke("sample", cwd=repository)
+    assert done.returncode == 2 and done.stderr.startswith("error: "), done.stderr
+    assert said in done.stderr and len(done.stderr.splitlines()) == 1

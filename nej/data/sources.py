@@ -182,7 +182,7 @@ def keep_version(target: Path) -> None:
         raise _not_pinned(target, pin)
     done = dvc("commit", "--quiet", "--force", pin.file)
     if done.returncode != 0:
-        raise InputError(f"{target}: `dvc commit {pin.file}` failed ({_reason(done)}), and without "
+        raise InputError(f"{target}: `dvc commit {pin.file}` failed ({reason(done)}), and without "
                          "it the present version would be in no cache")
 
 
@@ -193,8 +193,11 @@ def _not_pinned(target: Path, pin: Pin) -> InputError:
         "away")
 
 
-def _reason(done: subprocess.CompletedProcess) -> str:
-    return (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+def reason(done: subprocess.CompletedProcess) -> str:
+    """Return in one line why DVC failed."""
+    lines = done.stderr.strip().splitlines() or ["no reason given"]
+    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+    return (errors or lines[-1:])[0].rstrip(":")[:200]
 
 
 def pin_version(target: Path, kaggle_version: int | None = None) -> None:
@@ -203,7 +206,7 @@ def pin_version(target: Path, kaggle_version: int | None = None) -> None:
     done = dvc("add", "--quiet", target)
     if done.returncode != 0:
         raise InputError(f"{target} is in place, but `dvc add {target}` failed "
-                         f"({_reason(done)})")
+                         f"({reason(done)})")
     file = target.with_name(target.name + ".dvc")
     content = yaml.safe_load(file.read_text("utf-8"))
     if kaggle_version is not None:
@@ -227,9 +230,9 @@ def _download(version: int | None) -> tuple[Path, int]:
     try:
         folder = Path(kagglehub.dataset_download(handle))
     except Exception as error:  # its own, requests', urllib3's, the disk's
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        said = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise InputError(
-            f"cannot fetch {handle} from Kaggle: {reason}; try again (it goes on where it "
+            f"cannot fetch {handle} from Kaggle: {said}; try again (it goes on where it "
             f"stopped), or download the zip from https://www.kaggle.com/datasets/{KAGGLE_DATASET} "
             "in a browser, then `make data SOURCE=the-zip`") from error
     return folder, int(folder.name)
