@@ -76,6 +76,9 @@ def test_mistakes_of_the_other_commands(tmp_path):
     assert_mistake(run_script("get_data.py", tmp_path / "no.zip"), "nothing at")
     assert_mistake(run_script("make_starter.py", "--source", tmp_path, "--output", tmp_path / "s"),
                    "has no model.safetensors")
+    for option in ("--count", "--jobs"):
+        assert_mistake(run_script("sweep.py", "configs/sweep.yaml", option, 0, cwd=ROOT),
+                       f"{option} is 0; it must be at least 1")
     assert_mistake(run_script("add_papers.py"), "name files to add")
     assert_mistake(run_script("add_papers.py", "--from-arxiv", "cat:cs.LG"), "belong together")
     assert_mistake(run_script("add_papers.py", "x.jsonl", "--to", tmp_path / "none.csv"), "no file")
