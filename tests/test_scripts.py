@@ -100,6 +100,32 @@ def test_rejects_overwrite_nothing_that_is_read(tmp_path, papers_csv, rejects):
     assert target.read_bytes() == before and (tmp_path / "new.jsonl").read_text() == "{}\n"
 
 
+def test_a_review_says_which_data_are_new_and_names_a_folder_in_its_place(tmp_path):
+    (tmp_path / "tasks.py").write_text(
+        "from invoke import task\n@task\ndef starter(c):\n    pass\n")
+    for folder in ("data", "scripts"):
+        (tmp_path / folder).mkdir()
+    for script in ("prepare", "data_diff"):  # the check, and what would fail for a new file
+        (tmp_path / "scripts" / f"{script}.py").write_text(f"print('{script} of', __import__('sys')"
+                                                           ".argv[-1])")
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    subprocess.run([*git, "init", "--quiet"], cwd=tmp_path, check=True)
+    for content in ("1", "2"):
+        (tmp_path / "data" / "old.csv.dvc").write_text(content)
+        if content == "2":
+            (tmp_path / "data" / "more.csv.dvc").write_text(content)
+        subprocess.run([*git, "add", "data"], cwd=tmp_path, check=True)
+        subprocess.run([*git, "commit", "-qm", content], cwd=tmp_path, check=True)
+    done = run_script("review.py", "data", "HEAD~1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "reports" / "review.md").read_text() == (
+        "### `data/more.csv`, which is new: HEAD~1 has none\n\n```\nprepare of data/more.csv\n```"
+        "\n\n### `data/old.csv`\n\n```\ndata_diff of data/old.csv\n```\n\n"
+        "```\nprepare of data/old.csv\n```")
+    assert_mistake(run_script("review.py", "data", "HEAD", "--output", "data", cwd=tmp_path),
+                   "cannot write data: it is a folder")
+
+
 def test_the_help_of_each_script_is_its_docstring():
     for script in ("train.py", "evaluate.py", "get_data.py", "make_starter.py", "make_sample.py",
                    "add_papers.py", "data_diff.py", "prepare.py", "visualize.py", "reproduce.py",
