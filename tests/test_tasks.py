@@ -50,3 +50,13 @@ def test_a_sample_that_cannot_be_pulled_is_explained(repository, mistake, said):
     done = invoke("sample", cwd=repository)
     assert done.returncode == 2 and done.stderr.startswith("error: "), done.stderr
     assert said in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("task, variables, said", [
+    ("runs", {"ARGS": "--where 'x"}, 'cannot read "--where \'x" of ARGS or LAUNCHER'),
+    ("train", {"LAUNCHER": "python '"}, "cannot read"),
+    ("train", {"LAUNCHER": "nonexistent"}, "cannot run 'nonexistent'")])
+def test_a_command_that_cannot_be_started_is_explained(repository, task, variables, said):
+    done = invoke(task, cwd=repository, **variables)
+    assert done.returncode == 2 and done.stderr.startswith(f"error: {said}"), done.stderr
+    assert len(done.stderr.splitlines()) == 1
