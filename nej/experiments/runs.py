@@ -169,11 +169,11 @@ def compare_runs(one: Run, other: Run) -> list[tuple[str, ...]]:
 
 
 def _is(value: Any, text: str) -> bool:
-    """Return whether a text names a value: a number in any way to write it."""
+    """Return whether a text names a value: a number in any way to write it, True as true."""
     if type(value) in (int, float):
         with suppress(ValueError):
             return value == float(text)
-    return _text(value) == text
+    return _text(value) == (text.lower() if isinstance(value, bool) else text)
 
 
 def _text(value: Any) -> str:
