@@ -5,10 +5,12 @@ import hashlib
 import http.server
 import json
 import random
+import shlex
 import subprocess
 import sys
 import threading
 import zipfile
+from pathlib import Path
 
 import pytest
 import yaml
@@ -198,6 +200,20 @@ def test_a_named_source_of_another_version_is_told_apart_and_can_be_pinned(
     fetch_csv(target, source, accept=True)
     assert Pin.of(target) == Pin(file, hashlib.md5(other).hexdigest(), len(other), None)
     assert yaml.safe_load(file.read_text())["outs"][0]["path"] == "arxiv.csv"
+
+
+def test_the_command_that_pins_another_version_can_be_given_as_it_is_printed(
+        pinned, tmp_path, caplog):
+    folder = tmp_path / "data" / "of June"  # the file that is put in place becomes its second CSV
+    folder.mkdir()
+    target = folder / "arxiv.csv"
+    (tmp_path / "data" / "arxiv.csv.dvc").rename(folder / "arxiv.csv.dvc")
+    other = pinned[:-10] + b"0" + pinned[-9:]
+    _as_csv(folder, other)
+    fetch_csv(target, folder)
+    name, = shlex.split(caplog.text.partition("make data ACCEPT=1 SOURCE=")[2])
+    fetch_csv(target, Path(name), accept=True)
+    assert Pin.of(target).matches(target) and target.read_bytes() == other
 
 
 def test_the_version_that_is_replaced_is_kept_and_the_same_one_stays_kaggles(pinned, tmp_path):

@@ -3,6 +3,7 @@
 import filecmp
 import logging
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -82,7 +83,7 @@ def fetch_csv(target: Path, source: Path | None = None, *, accept: bool = False)
             logger.warning(
                 "%s is another version of the data: md5 %s, but %s pins %s; to make it the new "
                 "version: make data ACCEPT=1 SOURCE=%s", target, checksum(target, "md5"), pin.file,
-                pin.md5, source)
+                pin.md5, shlex.quote(str(target)))
     else:
         if pin is not None and not accept:
             if target.exists() and pin.matches(target):
