@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("files", type=Path, nargs="*", help="what to add")
     parser.add_argument("--to", type=Path, default=Path("data/arxiv.csv"), help="the data set")
     parser.add_argument("--from-arxiv", metavar="QUERY", help="ask arXiv's API")
-    parser.add_argument("--since", type=date.fromisoformat, metavar="DATE",
+    parser.add_argument("--since", type=_day, metavar="DATE",
                         help="with --from-arxiv: submitted on this day or later, 2026-10-01")
     parser.add_argument("--rejects", type=Path, help="write each rejected row's place and reason")
     options = parser.parse_args(arguments)
@@ -50,6 +50,14 @@ def main(arguments: list[str]) -> int:
     for path in fetched:
         path.unlink()
     return 0
+
+
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"is {text!r}; it must be a day such as 2026-10-01"
+                                         ) from None
 
 
 def _check_rejects(rejects: Path | None, read: list[Path]) -> None:

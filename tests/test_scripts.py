@@ -81,6 +81,8 @@ def test_mistakes_of_the_other_commands(tmp_path):
                        f"{option} is 0; it must be at least 1")
     assert_mistake(run_script("add_papers.py"), "name files to add")
     assert_mistake(run_script("add_papers.py", "--from-arxiv", "cat:cs.LG"), "belong together")
+    assert_mistake(run_script("add_papers.py", "--from-arxiv", "x", "--since", "1.2.2024"),
+                   "--since", "'1.2.2024'", "a day such as 2026-10-01")
     assert_mistake(run_script("add_papers.py", "x.jsonl", "--to", tmp_path / "none.csv"), "no file")
     assert_mistake(run_script("review.py", "data", "nowhere"),
                    "'nowhere', which is no git revision")
