@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -9,7 +10,6 @@ import sys
 from email.message import Message
 from importlib.metadata import metadata
 from pathlib import Path
-from shlex import split
 from tempfile import TemporaryDirectory
 
 from invoke import Exit, task
@@ -22,7 +22,7 @@ MODEL = os.environ.get("MODEL", "models/quickstart")
 PAPERS = os.environ.get("PAPERS", "logs/predictions.jsonl")
 OUTPUT = os.environ.get("OUTPUT", "labelled.parquet")
 SOURCE = os.environ.get("SOURCE", "")
-ACCEPT = os.environ.get("ACCEPT", "")
+ACCEPT = os.environ.get("ACCEPT", "").lower() in ("1", "y", "yes", "true")
 ARGS = os.environ.get("ARGS", "")
 VERSION = os.environ.get("VERSION", "")
 LAUNCHER = os.environ.get("LAUNCHER", "python")
@@ -33,8 +33,12 @@ def _run(*command: str) -> None:
     if command[0] == "python":
         command = (sys.executable, *command[1:])
     folder = os.path.dirname(sys.executable)
-    process = subprocess.Popen(
-        command, env=os.environ | {"PATH": folder + os.pathsep + os.environ.get("PATH", "")})
+    try:
+        process = subprocess.Popen(
+            command, env=os.environ | {"PATH": folder + os.pathsep + os.environ.get("PATH", "")})
+    except OSError as error:
+        raise Exit(f"error: cannot run {command[0]!r} ({error.strerror}); correct LAUNCHER, or "
+                   "install it", code=2) from None
     # `docker stop` and the like tell this process alone
     signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     while process.poll() is None:
@@ -44,6 +48,15 @@ def _run(*command: str) -> None:
             continue
     if process.returncode:
         raise Exit(code=process.returncode)
+
+
+def _words(text: str) -> list[str]:
+    """Return the words of a variable as a shell reads them."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise Exit(f"error: cannot read {text!r} of ARGS or LAUNCHER ({error}); close its quotes",
+                   code=2) from None
 
 
 def _pytest(*arguments: str) -> None:
@@ -59,8 +72,14 @@ def help(context):
 @task
 def sample(context):
     """Pull the synthetic sample data with DVC."""
-    _run("python", "-m", "dvc", "pull", "--quiet", "--remote", "embedded",
-         "data/sample.csv.dvc")
+    from nej.data.sources import dvc, reason
+    done = dvc("pull", "--remote", "embedded", "data/sample.csv.dvc")
+    if "unsaved files" in done.stderr:
+        raise Exit("error: data/sample.csv was changed, and is not replaced; pin it with `dvc add "
+                   "data/sample.csv`, or move it away", code=2)
+    if done.returncode:
+        raise Exit(f"error: DVC cannot pull data/sample.csv from data/remote ({reason(done)}); "
+                   "take both back from git: git checkout data", code=2)
 
 
 @task
@@ -83,7 +102,7 @@ def quickstart(context):
 
 
 @task
-def data(context, source=SOURCE, accept=bool(ACCEPT)):
+def data(context, source=SOURCE, accept=ACCEPT):
     """Get data/arxiv.csv from DVC, Kaggle or SOURCE=a zip; ACCEPT=1 pins another version."""
     _run("python", "scripts/get_data.py", *[source] * bool(source), *["--accept"] * accept)
 
@@ -91,25 +110,25 @@ def data(context, source=SOURCE, accept=bool(ACCEPT)):
 @task
 def check_data(context, config=CONFIG, args=ARGS):
     """Check the papers of CONFIG=... and write reports/data.md."""
-    _run("python", "scripts/prepare.py", "--config", config, "--check_only", *split(args))
+    _run("python", "scripts/prepare.py", "--config", config, "--check_only", *_words(args))
 
 
 @task
 def train(context, config=CONFIG, launcher=LAUNCHER, args=ARGS):
     """Train and judge as CONFIG=... says; ARGS="--key value"."""
-    _run(*split(launcher), "scripts/train.py", "--config", config, *split(args))
+    _run(*_words(launcher), "scripts/train.py", "--config", config, *_words(args))
 
 
 @task
 def sweep(context, sweep=SWEEP, args=ARGS):
     """Search for better settings as SWEEP=a yaml says; ARGS="--count 20 --jobs 1 --key value"."""
-    _run("python", "scripts/sweep.py", sweep, *split(args))
+    _run("python", "scripts/sweep.py", sweep, *_words(args))
 
 
 @task
 def evaluate(context, model=MODEL, args=ARGS):
     """Judge MODEL=models/x on its test papers; ARGS="--papers FILE" or "--against MODEL"."""
-    _run("python", "scripts/evaluate.py", model, *split(args))
+    _run("python", "scripts/evaluate.py", model, *_words(args))
 
 
 @task
@@ -121,13 +140,13 @@ def visualize(context, model=MODEL):
 @task
 def serve(context, model=MODEL, args=ARGS):
     """Serve MODEL=models/x: a page and an API; ARGS="--port 8080 --workers 2"."""
-    _run("python", "scripts/serve.py", model, *split(args))
+    _run("python", "scripts/serve.py", model, *_words(args))
 
 
 @task
 def compare(context, base=BASE, model=MODEL, args=ARGS):
     """Compare MODEL=models/x with BASE=models/y on the same test papers: better, or noise?"""
-    _run("python", "scripts/compare.py", base, model, *split(args))
+    _run("python", "scripts/compare.py", base, model, *_words(args))
 
 
 @task
@@ -139,13 +158,13 @@ def test_model(context, model=MODEL):
 @task
 def promote(context, model=MODEL, args=ARGS):
     """Let models/production be MODEL=models/x, if it is better beyond noise and behaves."""
-    _run("python", "scripts/promote.py", model, *split(args))
+    _run("python", "scripts/promote.py", model, *_words(args))
 
 
 @task
 def runs(context, args=ARGS):
     """List the finished runs in models/; ARGS="--sort macro_f1 --where top_k=5 --csv FILE"."""
-    _run("python", "scripts/runs.py", *split(args))
+    _run("python", "scripts/runs.py", *_words(args))
 
 
 @task
@@ -163,7 +182,7 @@ def reproduce(context, model=MODEL):
 @task
 def predict(context, model=MODEL, papers=PAPERS, output=OUTPUT, args=ARGS):
     """Label the papers of PAPERS=file with MODEL=models/x into OUTPUT=file."""
-    _run("python", "scripts/predict.py", model, papers, "--output", output, *split(args))
+    _run("python", "scripts/predict.py", model, papers, "--output", output, *_words(args))
 
 
 @task
@@ -175,7 +194,7 @@ def export(context, model=MODEL):
 @task
 def drift(context, model=MODEL, papers=PAPERS, args=ARGS):
     """Tell whether PAPERS=a log of predictions or a file are like MODEL's test papers."""
-    _run("python", "scripts/drift.py", model, papers, *split(args))
+    _run("python", "scripts/drift.py", model, papers, *_words(args))
 
 
 @task
@@ -195,7 +214,7 @@ def lock(context, args=ARGS):
     """Pin what requirements*.in ask for; ARGS="--upgrade" takes the newest versions."""
     os.environ["CUSTOM_COMPILE_COMMAND"] = "make lock"
     for name in ("requirements", "requirements_api", "requirements_dev"):
-        _run("pip-compile", "--quiet", "--output-file", f"{name}.txt", *split(args), f"{name}.in")
+        _run("pip-compile", "--quiet", "--output-file", f"{name}.txt", *_words(args), f"{name}.in")
         path = Path(f"{name}.txt")
         lines = path.read_text("utf-8").replace("+cpu", "").splitlines(keepends=True)
         # torch itself pins CUDA's packages, where there are any
@@ -206,7 +225,7 @@ def lock(context, args=ARGS):
 @task
 def mutants(context, args=ARGS):
     """Change code bit by bit: do the tests notice? ARGS="nej.splits*"; what, says setup.cfg."""
-    _run("mutmut", "run", *split(args))
+    _run("mutmut", "run", *_words(args))
     _run("mutmut", "results")
 
 
@@ -273,7 +292,7 @@ def docs(context):
 @task
 def docs_commands(context, args=ARGS):
     """Run the marked commands of README.md and docs/ in a fresh clone: ten minutes."""
-    _run("python", "scripts/docs_commands.py", *split(args))
+    _run("python", "scripts/docs_commands.py", *_words(args))
 
 
 @task
@@ -291,7 +310,7 @@ def types(context):
 @task
 def test(context, args=ARGS):
     """Run the tests of the library, on all cores; ARGS chooses others."""
-    _pytest(*(split(args) or ("-m", "not system")))
+    _pytest(*(_words(args) or ("-m", "not system")))
 
 
 @task

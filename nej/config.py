@@ -172,12 +172,16 @@ def load_config(path: Path | None = None, overrides: list[str] | None = None, *,
 def _read(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
+    text = read_settings(Path(path), option="--config")
     try:
-        content = json.loads(read_settings(Path(path), option="--config"))
+        content = json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(
             f"{path}:{error.lineno}:{error.colno}: not JSON: {error.msg}; correct the file"
         ) from error
+    except (ValueError, RecursionError) as error:  # thousands of digits or of brackets
+        reason = "nested too deep" if isinstance(error, RecursionError) else error
+        raise InputError(f"{path}: not a config: {reason}; correct the file") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: found a {type(content).__name__}; a config is one flat object")
     return content
@@ -289,6 +293,9 @@ def _fill_in(config: Config, environment: Mapping[str, str]) -> Config:
 
 
 def _check_values(config: Config) -> None:
+    if Path(config.output_dir).name in ("", ".."):
+        raise InputError(f"output_dir is {config.output_dir!r}; it must be a folder of its own, "
+                         "models/x for one")
     for key in OVER_ZERO:
         if not 0 < getattr(config, key) < math.inf:
             raise InputError(f"{key} is {getattr(config, key)}; it must be over 0")

@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("files", type=Path, nargs="*", help="what to add")
     parser.add_argument("--to", type=Path, default=Path("data/arxiv.csv"), help="the data set")
     parser.add_argument("--from-arxiv", metavar="QUERY", help="ask arXiv's API")
-    parser.add_argument("--since", type=date.fromisoformat, metavar="DATE",
+    parser.add_argument("--since", type=_day, metavar="DATE",
                         help="with --from-arxiv: submitted on this day or later, 2026-10-01")
     parser.add_argument("--rejects", type=Path, help="write each rejected row's place and reason")
     options = parser.parse_args(arguments)
@@ -31,23 +31,42 @@ def main(arguments: list[str]) -> int:
     if bool(options.from_arxiv) != bool(options.since):
         parser.error("--from-arxiv and --since belong together")
     from nej.data.additions import add_papers
-    from nej.data.sources import keep_version, pin_version
+    from nej.data.sources import keep_version, pin_version, require_repository
     from nej.files import replacing, require
+    _check_rejects(options.rejects, [options.to, *options.files])
+    require_repository(require(options.to))
     fetched = []
     if options.from_arxiv:
         from nej.data.feed import fetch_feed
-        fetched = [fetch_feed(options.from_arxiv, options.since, require(options.to).parent)]
+        fetched = [fetch_feed(options.from_arxiv, options.since, options.to.parent)]
     keep_version(options.to)
     result = add_papers(options.to, [*options.files, *fetched])
+    if result.added or result.updated:  # before anything else that can fail
+        pin_version(options.to)
+    print(result.text())
     if options.rejects:
         with replacing(options.rejects) as aside, open(aside, "w", newline="") as file:
             csv.writer(file).writerows([("place", "reason"), *result.rejected])
-    print(result.text())
-    if result.added or result.updated:
-        pin_version(options.to)
     for path in fetched:
         path.unlink()
     return 0
+
+
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"is {text!r}; it must be a day such as 2026-10-01"
+                                         ) from None
+
+
+def _check_rejects(rejects: Path | None, read: list[Path]) -> None:
+    """Raise InputError if the rejects would overwrite one of the files that are read."""
+    from nej import InputError
+    for path in read:
+        if rejects and rejects.exists() and path.exists() and rejects.samefile(path):
+            raise InputError(f"--rejects: {rejects} would overwrite {path}, which is read; name "
+                             "another file")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
     python scripts/review.py data origin/main
     python scripts/review.py model origin/main
 
-data: each CSV whose .dvc file differs from the base's is checked, and compared with the base's.
+data: each CSV whose .dvc file differs from the base's is checked, and compared with the base's,
+if that has it.
 model: configs/quickstart.json is trained with the base's code and with this one, here, and the two
 are compared. Exit code 1 if the check finds an error, or the model is worse beyond noise.
 """
@@ -27,14 +28,17 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--output", type=Path, default=Path("reports/review.md"))
     options = parser.parse_args(arguments)
     from nej import InputError
+    from nej.files import replacing
     if subprocess.run(["git", "rev-parse", "--verify", "--quiet", f"{options.base}^{{commit}}"],
                       stdout=subprocess.DEVNULL).returncode:
         raise InputError(f"base is {options.base!r}, which is no git revision here; name a commit, "
                          "a branch or a tag, after `git fetch` if it is a remote's")
-    options.output.parent.mkdir(parents=True, exist_ok=True)
+    if options.output.is_dir():  # to be known before a training, not after it
+        raise InputError(f"--output: cannot write {options.output}: it is a folder; name a file")
     review = _review_data if options.what == "data" else _review_model
     page, good = review(options.base, options.output)
-    options.output.write_text(page, "utf-8")
+    with replacing(options.output) as aside:
+        aside.write_text(page, "utf-8")
     print(f"{page}\nwritten: {options.output}")
     return 0 if good else 1
 
@@ -48,12 +52,15 @@ def _review_data(base: str, _: Path) -> tuple[str, bool]:
     for path in (name.removesuffix(".dvc") for name in changed):
         config = "quickstart" if path == "data/sample.csv" else "base"
         _python("-m", "dvc", "pull", "--quiet", f"{path}.dvc")  # if it cannot, they say so below
-        difference = _python("scripts/data_diff.py", base, path, "--path", path)
-        check = _python("scripts/prepare.py", "--config", f"configs/{config}.json", "--check_only",
-                        "--data_path", path)
-        good = good and check.returncode == difference.returncode == 0
-        page += [f"### `{path}`", *(f"```\n{(done.stdout or done.stderr).strip()}\n```"
-                                    for done in (difference, check))]
+        found = [_python("scripts/prepare.py", "--config", f"configs/{config}.json", "--check_only",
+                         "--data_path", path)]
+        new = subprocess.run(["git", "cat-file", "-e", f"{base}:{path}.dvc"],
+                             stderr=subprocess.DEVNULL).returncode
+        if not new:
+            found.insert(0, _python("scripts/data_diff.py", base, path, "--path", path))
+        good = good and not any(done.returncode for done in found)
+        page += [f"### `{path}`" + f", which is new: {base} has none" * bool(new), *(
+            f"```\n{(done.stdout or done.stderr).strip()}\n```" for done in found)]
     return "\n\n".join(page) or f"No data changed since {base}.", good
 
 

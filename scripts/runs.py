@@ -41,7 +41,9 @@ def main(arguments: list[str]) -> int:
     base = base_config()
     runs = list_runs(options.models, sort=options.sort, where=options.where)
     if not runs:
-        print(f"no finished runs in {options.models}")
+        lacking = (f"no finished run in {options.models} meets {' and '.join(options.where)}"
+                   if options.where else f"no finished runs in {options.models}")
+        print(lacking + (f"; {options.csv} is not written" if options.csv else ""))
         return 0
     print(text_table([COLUMNS, *(one.row(base) for one in runs)], left=(0, len(COLUMNS) - 1)))
     if options.csv:

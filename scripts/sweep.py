@@ -29,8 +29,9 @@ def main(arguments: list[str]) -> int:
     options, overrides = parser.parse_known_args(arguments)
     from nej import InputError
     for name in ("count", "jobs"):
-        if (getattr(options, name) or 1) < 1:
-            raise InputError(f"--{name} is {getattr(options, name)}; it must be at least 1")
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name} is {value}; it must be at least 1")
 
     # only now what takes seconds to import
     from nej.experiments.search import search

@@ -252,6 +252,20 @@ def test_json_that_is_no_object(from_file, text, kind):
         from_file(text)
 
 
+@pytest.mark.parametrize("text, said", [
+    ('{"seed": ' + "1" * 5000 + "}", "Exceeds the limit"), ("[" * 100_000, "nested too deep")],
+    ids=["digits", "brackets"])
+def test_json_without_measure(from_file, text, said):
+    with pytest.raises(InputError, match=f"own.json: not a config: {said}.*; correct the file"):
+        from_file(text)
+
+
+@pytest.mark.parametrize("place", [".", "/", "", "..", "models/.."])
+def test_a_model_needs_a_folder_of_its_own(place):
+    with pytest.raises(InputError, match="^output_dir is .*; it must be a folder of its own"):
+        load_config(None, [f"--output_dir={place}"])
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_configs_of_the_repository_load(path):
     content = json.loads(path.read_text("utf-8"))

@@ -133,6 +133,31 @@ def test_an_old_version_is_found_where_the_repositorys_dvc_keeps_it(
     assert done.stdout == script(*files, cwd=folder).stdout
 
 
+def test_an_absolute_path_is_that_of_the_revision_not_the_file_in_place(repository, files, tmp_path):
+    folder, do = repository
+    shutil.copy(files[0], folder / "papers.csv")
+    do(sys.executable, "-m", "dvc", "add", "papers.csv")
+    do("git", "add", ".")
+    do("git", "commit", "-qm", "Old")
+    shutil.copy(files[1], folder / "papers.csv")
+    done = script("HEAD", files[1], "--path", folder / "papers.csv", cwd=folder)
+    assert done.returncode == 0 and done.stdout == script(*files, cwd=folder).stdout, done.stderr
+    done = script("HEAD", files[1], "--path", tmp_path / "papers.csv", cwd=folder)
+    assert done.returncode == 2 and "papers.csv is outside of the repository" in done.stderr
+
+
+def test_a_version_that_no_cache_has_is_told_from_one_that_nothing_pins(repository, files):
+    folder, do = repository
+    (folder / "papers.csv.dvc").write_text(
+        f"outs:\n- md5: {'0' * 32}\n  size: 9\n  hash: md5\n  path: papers.csv\n")
+    do("git", "add", ".")
+    do("git", "commit", "-qm", "Pinned")
+    done = script("HEAD", files[1], "--path", "papers.csv", cwd=folder)
+    assert done.returncode == 2 and "neither DVC's cache nor a remote has" in done.stderr
+    done = script("HEAD", files[1], "--path", "others.csv", cwd=folder)
+    assert done.returncode == 2 and "it has no others.csv.dvc" in done.stderr
+
+
 def test_a_revision_from_before_dvc_gives_no_data(repository, files):
     folder, do = repository
     (folder / "read.me").write_text("No papers yet.")

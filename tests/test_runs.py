@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,23 @@ def test_they_are_filtered(models):
         assert names(list_runs(models, where=[f"learning_rate={rate}"])) == ["third", "first"]
     assert names(list_runs(models, where=["top_k=5.0"])) == ["third"]
     assert list_runs(models, where=["top_k=many"]) == []
+    for text in ("false", "False"):
+        assert len(list_runs(models, where=[f"overwrite_output_dir={text}"])) == 3
+
+
+@pytest.mark.parametrize("name, content", [
+    *product(["manifest.json", "metrics.json", "training_config.json"], ["[]", "{", "3"]),
+    ("manifest.json", "{}"), ("metrics.json", "{}"), ("manifest.json", '{"finished": 3}')])
+def test_a_broken_directory_is_left_out_of_the_list_and_named(models, caplog, name, content):
+    (models / "first" / name).write_text(content)
+    assert names(list_runs(models)) == ["third", "second"]
+    assert "first is not a finished model directory" in caplog.text
+
+
+def test_a_folder_with_nothing_but_a_manifest_does_not_block_the_list(models, caplog):
+    write_json(models / "broken" / "manifest.json", {})
+    assert names(list_runs(models)) == ["third", "second", "first"]
+    assert "broken is not a finished model directory" in caplog.text
 
 
 @pytest.mark.parametrize("options, message", [
@@ -120,6 +138,10 @@ def test_the_script_lists_writes_and_draws(models, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "learning_rate" in done.stdout
     assert (tmp_path / "reports/figures/runs.png").read_bytes().startswith(b"\x89PNG")
+    done = run("--where", "max_length=999", "--where", "seed=1", "--csv", "none.csv")
+    assert done.returncode == 0 and not (tmp_path / "none.csv").exists()
+    assert done.stdout == ("no finished run in models meets max_length=999 and seed=1; none.csv is "
+                           "not written\n")
     done = run("nowhere")
     assert done.returncode == 2 and "no folder nowhere" in done.stderr
     (models / "first" / "manifest.json").write_text(json.dumps({}) + "{")

@@ -76,14 +76,56 @@ def test_mistakes_of_the_other_commands(tmp_path):
     assert_mistake(run_script("get_data.py", tmp_path / "no.zip"), "nothing at")
     assert_mistake(run_script("make_starter.py", "--source", tmp_path, "--output", tmp_path / "s"),
                    "has no model.safetensors")
+    for option in ("--count", "--jobs"):
+        assert_mistake(run_script("sweep.py", "configs/sweep.yaml", option, 0, cwd=ROOT),
+                       f"{option} is 0; it must be at least 1")
     assert_mistake(run_script("add_papers.py"), "name files to add")
     assert_mistake(run_script("add_papers.py", "--from-arxiv", "cat:cs.LG"), "belong together")
+    assert_mistake(run_script("add_papers.py", "--from-arxiv", "x", "--since", "1.2.2024"),
+                   "--since", "'1.2.2024'", "a day such as 2026-10-01")
     assert_mistake(run_script("add_papers.py", "x.jsonl", "--to", tmp_path / "none.csv"), "no file")
     assert_mistake(run_script("review.py", "data", "nowhere"),
                    "'nowhere', which is no git revision")
     assert_mistake(run_script("data_diff.py", tmp_path / "a", tmp_path / "b", cwd=tmp_path),
                    "is no file")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("rejects", ["arxiv.csv", "folder/../arxiv.csv", "new.jsonl"])
+def test_rejects_overwrite_nothing_that_is_read(tmp_path, papers_csv, rejects):
+    target = Path(shutil.copy(papers_csv, tmp_path / "arxiv.csv"))
+    (tmp_path / "new.jsonl").write_text("{}\n")
+    (tmp_path / "folder").mkdir()
+    before = target.read_bytes()
+    assert_mistake(run_script("add_papers.py", "new.jsonl", "--to", "arxiv.csv", "--rejects",
+                              rejects, cwd=tmp_path), f"--rejects: {rejects} would overwrite")
+    assert target.read_bytes() == before and (tmp_path / "new.jsonl").read_text() == "{}\n"
+
+
+def test_a_review_says_which_data_are_new_and_names_a_folder_in_its_place(tmp_path):
+    (tmp_path / "tasks.py").write_text(
+        "from invoke import task\n@task\ndef starter(c):\n    pass\n")
+    for folder in ("data", "scripts"):
+        (tmp_path / folder).mkdir()
+    for script in ("prepare", "data_diff"):  # the check, and what would fail for a new file
+        (tmp_path / "scripts" / f"{script}.py").write_text(f"print('{script} of', __import__('sys')"
+                                                           ".argv[-1])")
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    subprocess.run([*git, "init", "--quiet"], cwd=tmp_path, check=True)
+    for content in ("1", "2"):
+        (tmp_path / "data" / "old.csv.dvc").write_text(content)
+        if content == "2":
+            (tmp_path / "data" / "more.csv.dvc").write_text(content)
+        subprocess.run([*git, "add", "data"], cwd=tmp_path, check=True)
+        subprocess.run([*git, "commit", "-qm", content], cwd=tmp_path, check=True)
+    done = run_script("review.py", "data", "HEAD~1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "reports" / "review.md").read_text() == (
+        "### `data/more.csv`, which is new: HEAD~1 has none\n\n```\nprepare of data/more.csv\n```"
+        "\n\n### `data/old.csv`\n\n```\ndata_diff of data/old.csv\n```\n\n"
+        "```\nprepare of data/old.csv\n```")
+    assert_mistake(run_script("review.py", "data", "HEAD", "--output", "data", cwd=tmp_path),
+                   "cannot write data: it is a folder")
 
 
 def test_the_help_of_each_script_is_its_docstring():

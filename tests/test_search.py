@@ -208,6 +208,12 @@ def test_another_sweep_in_the_same_folder_is_refused(make_sweep):
         run(make_sweep(method="bayes"), 2)
 
 
+@pytest.mark.parametrize("place", ["base.json", "/proc/x"])
+def test_a_folder_that_cannot_be_made_is_explained(make_sweep, place):
+    with pytest.raises(InputError, match=f"--folder: cannot make {place}/trials: .*; name another"):
+        Search(make_sweep(), Path(place))
+
+
 @pytest.fixture
 def agent(make_sweep, tmp_path):
     """Return a function that starts scripts/sweep.py in a process of its own."""

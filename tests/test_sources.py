@@ -5,17 +5,20 @@ import hashlib
 import http.server
 import json
 import random
+import shlex
 import subprocess
 import sys
 import threading
 import zipfile
+from pathlib import Path
 
 import pytest
 import yaml
 
 from nej import InputError
-from nej.data.sources import Pin, fetch_csv, pin_version
+from nej.data.sources import Pin, fetch_csv, pin_version, require_repository
 from nej.files import checksum
+from tests.forked import run_script
 
 
 def pack(path, members: dict[str, bytes]):
@@ -199,6 +202,20 @@ def test_a_named_source_of_another_version_is_told_apart_and_can_be_pinned(
     assert yaml.safe_load(file.read_text())["outs"][0]["path"] == "arxiv.csv"
 
 
+def test_the_command_that_pins_another_version_can_be_given_as_it_is_printed(
+        pinned, tmp_path, caplog):
+    folder = tmp_path / "data" / "of June"  # the file that is put in place becomes its second CSV
+    folder.mkdir()
+    target = folder / "arxiv.csv"
+    (tmp_path / "data" / "arxiv.csv.dvc").rename(folder / "arxiv.csv.dvc")
+    other = pinned[:-10] + b"0" + pinned[-9:]
+    _as_csv(folder, other)
+    fetch_csv(target, folder)
+    name, = shlex.split(caplog.text.partition("make data ACCEPT=1 SOURCE=")[2])
+    fetch_csv(target, Path(name), accept=True)
+    assert Pin.of(target).matches(target) and target.read_bytes() == other
+
+
 def test_the_version_that_is_replaced_is_kept_and_the_same_one_stays_kaggles(pinned, tmp_path):
     target, file = tmp_path / "data" / "arxiv.csv", tmp_path / "data" / "arxiv.csv.dvc"
     target.write_bytes(pinned)
@@ -233,6 +250,59 @@ def test_a_file_that_nobody_pinned_is_not_overwritten(pinned, tmp_path):
     with pytest.raises(InputError, match="not the version that .*dvc add .*move it away"):
         fetch_csv(target)
     assert target.read_bytes() == b"my own"
+
+
+def test_a_file_that_cannot_be_pinned_is_not_put_in_place(pinned, tmp_path, monkeypatch):
+    (tmp_path / "repository").mkdir()
+    monkeypatch.chdir(tmp_path / "repository")
+    dvc("init", "--quiet", "--no-scm")
+    with pytest.raises(InputError, match="out.csv is outside of the DVC repository"):
+        fetch_csv(tmp_path / "out.csv", pack(tmp_path / "a.zip", {"a.csv": pinned}), accept=True)
+    assert not (tmp_path / "out.csv").exists()
+    require_repository(tmp_path / "repository" / "data" / "out.csv")
+
+
+def test_papers_are_pinned_before_the_rejects_are_written(pinned, tmp_path):
+    target = tmp_path / "data" / "arxiv.csv"
+    target.write_bytes(pinned)
+    new = pinned.decode().splitlines()[1].split(",")[0]
+    (tmp_path / "new.csv").write_bytes(pinned.replace(new.encode(), b"abs-2506.00001"))
+    done = run_script("add_papers.py", "new.csv", "--rejects", "/proc/x/rejects.csv", cwd=tmp_path)
+    assert done.returncode == 2 and "cannot write /proc/x/rejects.csv" in done.stderr
+    assert target.read_bytes() != pinned and Pin.of(target).matches(target)
+
+
+def test_papers_are_added_to_no_file_outside_of_the_repository(
+        pinned, tmp_path, monkeypatch):
+    (tmp_path / "repository").mkdir()
+    monkeypatch.chdir(tmp_path / "repository")
+    dvc("init", "--quiet", "--no-scm")
+    (tmp_path / "out.csv").write_bytes(pinned)
+    done = run_script("add_papers.py", "new.csv", "--to", "../out.csv")
+    assert done.returncode == 2 and "../out.csv is outside of the DVC repository" in done.stderr
+    assert (tmp_path / "out.csv").read_bytes() == pinned
+
+
+@pytest.mark.parametrize("accept", [False, True])
+def test_a_file_that_nobody_pinned_is_not_replaced_by_a_source(pinned, tmp_path, accept):
+    target = tmp_path / "data" / "arxiv.csv"
+    edited = pinned[:-10] + b"0" + pinned[-9:]
+    target.write_bytes(edited)
+    with pytest.raises(InputError, match="not the version that .*dvc add .*move it away"):
+        fetch_csv(target, pack(tmp_path / "right.zip", {"a.csv": pinned}), accept=accept)
+    (tmp_path / "new.csv").write_bytes(pinned)
+    done = run_script("add_papers.py", "new.csv", cwd=tmp_path)
+    assert done.returncode == 2 and "move it away" in done.stderr
+    assert target.read_bytes() == edited
+
+
+def test_the_pinned_version_that_a_source_replaces_is_in_the_cache(pinned, tmp_path):
+    target = tmp_path / "data" / "arxiv.csv"
+    target.write_bytes(pinned)
+    fetch_csv(target, pack(tmp_path / "other.zip", {"a.csv": pinned[:-10] + b"0" + pinned[-9:]}))
+    target.unlink()
+    fetch_csv(target)  # no server of Kaggle's here
+    assert target.read_bytes() == pinned
 
 
 @pytest.mark.parametrize("content", ["", "outs: []", "outs: [{path: a}]", "{", "- a", "outs: 3"])

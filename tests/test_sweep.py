@@ -1,5 +1,6 @@
 """The yaml of a sweep: what nej takes of W&B's format, and what it says of the rest."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,10 @@ def test_wandbs_distributions_are_optunas(parameter, expected):
     ({"min": 2, "max": 1}, "nothing to draw"),
     ({"min": 0.0, "max": 1.0, "distribution": "log_uniform_values"}, "nothing to draw"),
     ({"min": 1, "max": 2, "q": 0, "distribution": "q_uniform"}, "nothing to draw"),
+    ({"min": 1000, "max": 2000, "distribution": "log_uniform"}, "write log_uniform_values"),
+    ({"min": -2000, "max": 0, "distribution": "log_uniform"}, "powers of e, from -700 to 700"),
+    ({"min": 0.0, "max": math.inf}, "max is not from"),
+    ({"min": 0, "max": 10 ** 400}, "max is not from"),
     ({"min": 1.0, "distribution": "uniform"}, "uniform has max, min, and there is min"),
     ({"values": []}, "must be a list"),
     ({"values": [[1]]}, "must be a list"),
@@ -101,6 +106,13 @@ def test_a_mistake_shows_before_the_first_trial(load, changes, parts):
         load(**changes)
     for part in parts:
         assert part in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["a: 2020-13-45", "a: [", "[" * 10_000])
+def test_what_is_no_yaml_is_explained(tmp_path, text):
+    (tmp_path / "sweep.yaml").write_text(text)
+    with pytest.raises(InputError, match="sweep.yaml: not YAML: .*; correct the file"):
+        load_sweep(tmp_path / "sweep.yaml", [])
 
 
 def test_hyperband_counts_validations_in_either_of_wandbs_ways(load):

@@ -343,6 +343,18 @@ def test_when_nothing_can_be_written_training_goes_on(tracked, caplog, tmp_path)
     assert "W&B failed (" in said and "all else goes on" in said
 
 
+@pytest.mark.parametrize("name, value, said", [
+    ("WANDB_MODE", "bogus", "mode Input should be 'online', 'offline'"),
+    ("WANDB_BASE_URL", "nonsense", "base_url Input should be a valid URL")])
+def test_a_variable_that_wandb_does_not_take_is_named_without_its_value(
+        tracked, monkeypatch, caplog, name, value, said):
+    monkeypatch.setenv(name, value)
+    track(tracked)
+    line, = lines(caplog)
+    assert line.startswith("W&B failed (1 validation error for Settings " + said), line
+    assert value not in line and len(trace(tracked)) == STEPS
+
+
 def test_only_the_main_process_talks_to_wandb(tracked, tmp_path):
     tracker = Tracker(tracked, origin(tracked))
     state = SimpleNamespace(is_world_process_zero=False, global_step=3, log_history=[])

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nej import InputError
-from nej.data.sources import dvc
+from nej.data.sources import dvc, reason
 
 
 @contextmanager
@@ -49,15 +49,37 @@ def cache_folder(repository: Path) -> Path | None:
     return Path(done.stdout.strip()) if done.returncode == 0 else None
 
 
-def pull(tree: Path, path: Path) -> Path:
+def pull(tree: Path, path: Path, *, repository: Path = Path(".")) -> Path:
     """Return a data file as a work tree pins it, from the repository's DVC cache or the remote.
 
+    Args:
+        path: from the repository's root on, or absolute.
+
     Raises:
-        InputError: neither has it, or nothing pins it.
+        InputError: neither has it, or nothing pins it, or it is outside of the repository.
     """
-    done = dvc("pull", "--quiet", f"{path}.dvc", cwd=tree)
+    if path.is_absolute():  # it would be the file in place
+        path = _from_root(path, repository)
+    pin = tree / f"{path}.dvc"
+    if not pin.exists():
+        raise InputError(f"that revision gives no {path}: it has no {path}.dvc, which would pin it; "
+                         "name another revision or file")
+    done = dvc("pull", pin.relative_to(tree), cwd=tree)
     if done.returncode or not (tree / path).exists():
-        said = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines()
-                if line.startswith("ERROR: ")] or ["no reason given"]
-        raise InputError(f"that revision gives no {path}: {said[0][:200]}")
+        raise InputError(
+            f"that revision gives no {path}: neither DVC's cache nor a remote has the version that "
+            f"it pins ({reason(done)}); name the remote that has it (docs/data.md), or another "
+            "revision")
     return tree / path
+
+
+def _from_root(path: Path, repository: Path) -> Path:
+    """Return an absolute path as one from the repository's root on."""
+    done = subprocess.run(["git", "-C", str(repository), "rev-parse", "--show-toplevel"],
+                          capture_output=True, text=True)
+    root = Path(done.stdout.strip())
+    parent = path.parent.resolve()  # the file itself may be a link into the cache
+    if done.returncode or not parent.is_relative_to(root):
+        raise InputError(f"{path} is outside of the repository, whose revisions do not pin it; "
+                         "name a file in it")
+    return parent.relative_to(root) / path.name

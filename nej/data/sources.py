@@ -1,7 +1,9 @@
 """The CSV of papers: fetched, checked against the version that git pins, put in place."""
 
+import filecmp
 import logging
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -68,12 +70,12 @@ def fetch_csv(target: Path, source: Path | None = None, *, accept: bool = False)
         accept: take another version than the pinned one, and pin that.
 
     Raises:
-        InputError: nothing there, several CSVs, a broken file, or another version. Then `target`
-            is as it was.
+        InputError: nothing there, several CSVs, a broken file, another version, or one in place
+            that nobody pinned. Then `target` is as it was.
     """
     pin = Pin.of(target)
     if accept:
-        keep_version(target)
+        require_repository(target)
     if source is not None:
         _install(source, target, None)
         kaggle_version = None
@@ -81,16 +83,13 @@ def fetch_csv(target: Path, source: Path | None = None, *, accept: bool = False)
             logger.warning(
                 "%s is another version of the data: md5 %s, but %s pins %s; to make it the new "
                 "version: make data ACCEPT=1 SOURCE=%s", target, checksum(target, "md5"), pin.file,
-                pin.md5, source)
+                pin.md5, shlex.quote(str(target)))
     else:
         if pin is not None and not accept:
             if target.exists() and pin.matches(target):
                 return
             if target.exists():
-                raise InputError(
-                    f"{target} is there, but is not the version that {pin.file} pins (md5 "
-                    f"{checksum(target, 'md5')}, pinned {pin.md5}); pin it with `dvc add {target}`"
-                    ", or move it away")
+                raise _not_pinned(target, pin)
             if _pull(pin.file) and pin.matches(target):
                 return
         folder, kaggle_version = _download(None if accept or pin is None else pin.kaggle_version)
@@ -122,6 +121,8 @@ def _install(source: Path, target: Path, pin: Pin | None) -> None:
                 f"{checksum(aside, 'md5')} of {aside.stat().st_size:,} bytes, but {pin.file} pins "
                 f"{pin.md5} of {pin.size:,} bytes; make this one the new version of the data with "
                 "--accept (`make data ACCEPT=1`), or name the pinned one as SOURCE")
+        if target.is_file() and not filecmp.cmp(aside, target, shallow=False):
+            keep_version(target)
 
 
 def _extract_csv(source: Path, target: Path) -> None:
@@ -160,19 +161,44 @@ def _pull(dvc_file: Path) -> bool:
     return dvc("pull", "--quiet", dvc_file).returncode == 0
 
 
+def require_repository(target: Path) -> None:
+    """Raise InputError unless `target` is in the DVC repository here, which is to pin it."""
+    done = dvc("root")
+    root = Path(done.stdout.strip()).resolve()  # the file itself may be a link into the cache
+    if done.returncode or not target.parent.resolve().is_relative_to(root):
+        raise InputError(f"{target} is outside of the DVC repository here, so that nothing could "
+                         "pin its new version; name a file in the repository, or start there")
+
+
 def keep_version(target: Path) -> None:
-    """Put the pinned version, if it is in place, into DVC's cache: it is about to be replaced."""
+    """Put the version that is in place into DVC's cache: it is about to be replaced.
+
+    Raises:
+        InputError: it is another one than `<target>.dvc` pins, so that it could not be found again.
+    """
     pin = Pin.of(target)
-    if pin is None or not target.is_file() or not pin.matches(target):
+    if pin is None or not target.is_file():
         return
+    if not pin.matches(target):
+        raise _not_pinned(target, pin)
     done = dvc("commit", "--quiet", "--force", pin.file)
     if done.returncode != 0:
-        raise InputError(f"{target}: `dvc commit {pin.file}` failed ({_reason(done)}), and without "
+        raise InputError(f"{target}: `dvc commit {pin.file}` failed ({reason(done)}), and without "
                          "it the present version would be in no cache")
 
 
-def _reason(done: subprocess.CompletedProcess) -> str:
-    return (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+def _not_pinned(target: Path, pin: Pin) -> InputError:
+    return InputError(
+        f"{target} is there, but is not the version that {pin.file} pins (md5 "
+        f"{checksum(target, 'md5')}, pinned {pin.md5}); pin it with `dvc add {target}`, or move it "
+        "away")
+
+
+def reason(done: subprocess.CompletedProcess) -> str:
+    """Return in one line why DVC failed."""
+    lines = done.stderr.strip().splitlines() or ["no reason given"]
+    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+    return (errors or lines[-1:])[0].rstrip(":")[:200]
 
 
 def pin_version(target: Path, kaggle_version: int | None = None) -> None:
@@ -181,7 +207,7 @@ def pin_version(target: Path, kaggle_version: int | None = None) -> None:
     done = dvc("add", "--quiet", target)
     if done.returncode != 0:
         raise InputError(f"{target} is in place, but `dvc add {target}` failed "
-                         f"({_reason(done)})")
+                         f"({reason(done)})")
     file = target.with_name(target.name + ".dvc")
     content = yaml.safe_load(file.read_text("utf-8"))
     if kaggle_version is not None:
@@ -205,9 +231,9 @@ def _download(version: int | None) -> tuple[Path, int]:
     try:
         folder = Path(kagglehub.dataset_download(handle))
     except Exception as error:  # its own, requests', urllib3's, the disk's
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        said = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise InputError(
-            f"cannot fetch {handle} from Kaggle: {reason}; try again (it goes on where it "
+            f"cannot fetch {handle} from Kaggle: {said}; try again (it goes on where it "
             f"stopped), or download the zip from https://www.kaggle.com/datasets/{KAGGLE_DATASET} "
             "in a browser, then `make data SOURCE=the-zip`") from error
     return folder, int(folder.name)

@@ -1,6 +1,7 @@
 """What is in models/: every finished run with its settings and what it came to."""
 
 import json
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -11,6 +12,8 @@ from nej import InputError
 from nej.config import AROUND, Config, load_config
 from nej.files import CONFIG_FILE
 from nej.tables import interval_text
+
+logger = logging.getLogger(__name__)
 
 # where a run lies and how it is called says nothing of what was tried
 COLUMNS = ("run", "finished", "macro F1", "accuracy", "validation macro F1", "papers", "minutes",
@@ -36,10 +39,13 @@ class Run:
         try:
             parts = [json.loads((model_dir / name).read_text("utf-8"))
                      for name in (CONFIG_FILE, "manifest.json", "metrics.json")]
-        except (OSError, ValueError) as error:
+            run = cls(model_dir.name, *parts)
+            run.row(Config())  # needs what a finished one has, and so does the next
+            run.record(Config())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{model_dir} is not a finished model directory ({error}); train one "
                              "with scripts/train.py, or name another") from error
-        return cls(model_dir.name, *parts)
+        return run
 
     def value(self, key: str) -> Any:
         """Return a figure or a setting to sort and filter by; None if the run has none.
@@ -93,6 +99,8 @@ class Run:
 def list_runs(models: Path, *, sort: str = "finished", where: Sequence[str] = ()) -> list[Run]:
     """Return the finished runs in a folder, the largest of `sort` first.
 
+    A directory that is broken is left out, and one line says why.
+
     Args:
         sort: a key of `Run.value`, a setting for one; runs that do not have it come last.
         where: conditions `key=value`, all of which a run meets.
@@ -113,7 +121,10 @@ def list_runs(models: Path, *, sort: str = "finished", where: Sequence[str] = ()
     for folder in sorted(path.parent for path in models.glob("*/manifest.json")):
         if folder.is_symlink() or folder.suffix in (".partial", ".replaced"):
             continue  # models/production, which is one of the others; what a kill left behind
-        runs.append(Run.load(folder))
+        try:
+            runs.append(Run.load(folder))
+        except InputError as error:
+            logger.warning("left out: %s", error)
     known = {*asdict(Config()), "run", "finished", "minutes", "papers", "validation_macro_f1",
              "macro_f1", "accuracy"}
     for key in (sort, *(key for key, _ in conditions)):
@@ -158,11 +169,11 @@ def compare_runs(one: Run, other: Run) -> list[tuple[str, ...]]:
 
 
 def _is(value: Any, text: str) -> bool:
-    """Return whether a text names a value: a number in any way to write it."""
+    """Return whether a text names a value: a number in any way to write it, True as true."""
     if type(value) in (int, float):
         with suppress(ValueError):
             return value == float(text)
-    return _text(value) == text
+    return _text(value) == (text.lower() if isinstance(value, bool) else text)
 
 
 def _text(value: Any) -> str:

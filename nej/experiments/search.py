@@ -42,11 +42,15 @@ class Search:
         """Open the study in `folder`, or begin it.
 
         Raises:
-            InputError: the folder holds another sweep's.
+            InputError: the folder holds another sweep's, or cannot be made.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.sweep, self.folder = sweep, folder
-        (folder / "trials").mkdir(parents=True, exist_ok=True)
+        try:
+            (folder / "trials").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"--folder: cannot make {folder}/trials: {error.strerror}; name "
+                             "another folder") from error
         journal = str(folder / "journal.jsonl")
         # an exclusively created file is a lock on NFS too, which SQLite's are not
         storage = JournalStorage(JournalFileBackend(journal, JournalFileOpenLock(journal)))

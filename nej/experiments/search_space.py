@@ -15,6 +15,8 @@ DISTRIBUTIONS = {  # and the keys that each has beside `distribution`
     "uniform": {"min", "max"}, "q_uniform": {"min", "max", "q"},
     "log_uniform_values": {"min", "max"}, "log_uniform": {"min", "max"},
 }
+LARGEST = 1e300
+LARGEST_EXPONENT = 700  # e to the power of more is no float
 
 
 def distribution_of(found: Any, where: str) -> Any:
@@ -47,6 +49,10 @@ def distribution_of(found: Any, where: str) -> Any:
     if not low < high or q <= 0 or kind == "log_uniform_values" and low <= 0:
         raise InputError(f"{where}: from {bounds[0]} to {bounds[1]} there is nothing to draw by "
                          f"{kind}; correct it")
+    if kind == "log_uniform" and max(-low, high) > LARGEST_EXPONENT:
+        raise InputError(f"{where}: min and max are {bounds}, which log_uniform takes as powers of "
+                         f"e, from -{LARGEST_EXPONENT} to {LARGEST_EXPONENT}; to give the values "
+                         "themselves, write log_uniform_values")
     return _interval(kind, low, high, q)
 
 
@@ -54,6 +60,8 @@ def _number(found: Any, where: str) -> float:
     if isinstance(found, bool) or not isinstance(found, (int, float)):
         raise InputError(f"{where} is {found!r}; it must be a number (YAML takes 1e-5 for a text: "
                          "write 1.0e-5)")
+    if not abs(found) <= LARGEST:
+        raise InputError(f"{where} is not from -{LARGEST:g} to {LARGEST:g}; correct it")
     return found
 
 

@@ -143,9 +143,11 @@ def split_command(line: list[str]) -> tuple[Path | None, list[str]]:
 def _read(path: Path) -> dict[str, Any]:
     text = read_settings(path)
     try:
-        return check_object(yaml.safe_load(text), str(path))
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # 2020-13-45 is a ValueError
+        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}; correct the file"
+                         ) from error
+    return check_object(content, str(path))
 
 
 def _metric(found: Any, path: Path) -> tuple[str, str]:

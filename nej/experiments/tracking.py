@@ -202,5 +202,7 @@ def _sync_command(run: Any) -> str:
 
 
 def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:160] if lines else type(error).__name__
+    """Return an error in one line: pydantic's has which setting and why in its second and third."""
+    lines = [line.strip() for line in str(error).strip().splitlines()[:3]]
+    # what is after it has the value, which may be a key
+    return " ".join(lines).partition(" [type=")[0][:240] or type(error).__name__
