@@ -20,6 +20,7 @@ from typing import Any, Literal, get_args, get_type_hints
 from transformers import HfArgumentParser
 
 from nej import InputError
+from nej.fields import is_text
 
 OTHER = "Other"
 OVER_ZERO = ("learning_rate", "num_train_epochs", "eval_steps", "logging_steps")
@@ -30,12 +31,12 @@ BOUNDS = {
     "validation_fraction": (0.001, 0.4), "test_fraction": (0.001, 0.4),
     "max_length": (4, math.inf), "dropout": (0, 0.9), "frozen_layers": (0, math.inf),
     "global_batch_size": (1, math.inf), "micro_batch_tokens": (1, math.inf),
-    "learning_rate": (0, 1), "layer_decay": (0.1, 1),
-    "max_steps": (-1, math.inf), "warmup_steps": (0, math.inf),
+    "learning_rate": (0, 1), "layer_decay": (0.1, 1), "num_train_epochs": (0, 10**4),
+    "max_steps": (-1, 10**7), "warmup_steps": (0, math.inf),
     "weight_decay": (0, 1), "max_grad_norm": (0, math.inf), "label_smoothing_factor": (0, 0.9),
     "distillation_weight": (0, 1),
     "early_stopping_patience": (1, math.inf), "dataloader_num_workers": (0, 256),
-    "ddp_timeout": (1, math.inf), "seed": (0, 2**32 - 1),
+    "ddp_timeout": (1, 10**7), "seed": (0, 2**32 - 1),
 }
 # keys of what is around a run: runs that differ in nothing else are the same
 AROUND = ("output_dir", "run_name", "reports_dir", "overwrite_output_dir", "allow_changes",
@@ -235,7 +236,8 @@ def _checked_type(key: str, value: Any, where: str) -> Any:
             return value
         if choices and option != list[str] and isinstance(value, str) and value in choices:
             return value
-    raise InputError(f"{where}: {key} is {json.dumps(value)}; it must be {_describe(wanted)}")
+    raise InputError(f"{where}: {key} is {json.dumps(value)[:100]}; it must be "
+                     f"{_describe(wanted)}")
 
 
 def _describe(wanted: Any) -> str:
@@ -293,6 +295,12 @@ def _fill_in(config: Config, environment: Mapping[str, str]) -> Config:
 
 
 def _check_values(config: Config) -> None:
+    for key in ("output_dir", "reports_dir"):
+        place = getattr(config, key)
+        if "\0" in place or not is_text(place):
+            raise InputError(f"{key} is {place[:100]!a}, which no folder can be called; rename it")
+    if Path(config.reports_dir).is_file():
+        raise InputError(f"reports_dir is {config.reports_dir}, which is a file; name a folder")
     if Path(config.output_dir).name in ("", ".."):
         raise InputError(f"output_dir is {config.output_dir!r}; it must be a folder of its own, "
                          "models/x for one")
@@ -318,7 +326,7 @@ def _check_dates(config: Config) -> None:
         raise InputError("validation_from and test_from belong together; give both, or neither to "
                          "split by the hash of the id")
     dates = []
-    for key in ("validation_from", "test_from") if config.test_from else ():
+    for key in ("validation_from", "test_from") if config.test_from is not None else ():
         try:
             dates.append(date.fromisoformat(getattr(config, key)))
         except ValueError:

@@ -55,8 +55,8 @@ def parse_header(line: bytes, *, named: Path | str, needed: Collection[str],
     if b"\r" in line.rstrip(b"\r\n"):
         raise InputError(f"{named}: its lines end with CR alone; save it with CRLF or LF")
     if len(line) == LONGEST_HEADER or line.count(b'"') % 2:
-        raise InputError(f"{named}: the header (row 1) is over {LONGEST_HEADER:,} bytes long or has "
-                         "a line break in a name; give its columns short names")
+        raise InputError(f"{named}: the header (row 1) is over {LONGEST_HEADER:,} bytes long or "
+                         "has a line break in a name; give its columns short names")
     try:
         text = line.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -25,6 +25,7 @@ IMPOSSIBLE = [
     ("learning_rate", 1.5), ("learning_rate", math.nan), ("learning_rate", math.inf),
     ("layer_decay", 0.05), ("layer_decay", 1.1),
     ("num_train_epochs", 0.0), ("num_train_epochs", -1.0), ("num_train_epochs", math.inf),
+    ("num_train_epochs", 1e5), ("max_steps", 10**7 + 1), ("ddp_timeout", 10**7 + 1),
     ("max_steps", 0), ("max_steps", -2), ("warmup_steps", -1.0), ("warmup_steps", 1.5),
     ("warmup_steps", math.inf), ("weight_decay", -0.1), ("weight_decay", 2.0),
     ("max_grad_norm", -1.0), ("max_grad_norm", math.nan), ("label_smoothing_factor", -0.1),
@@ -264,6 +265,25 @@ def test_json_without_measure(from_file, text, said):
 def test_a_model_needs_a_folder_of_its_own(place):
     with pytest.raises(InputError, match="^output_dir is .*; it must be a folder of its own"):
         load_config(None, [f"--output_dir={place}"])
+
+
+@pytest.mark.parametrize("key, value, sentence", [
+    ("output_dir", "models/a\0b", r"output_dir is 'models/a\\x00b', which no folder can be called"),
+    ("reports_dir", "a\ud800", "reports_dir is .*, which no folder can be called"),
+    ("reports_dir", __file__, "reports_dir is .*test_config.py, which is a file; name a folder"),
+    ("validation_from", "", "validation_from is ''; it must be a day such as"),
+    ("seed", "x" * 100_000, "^.{,250}$"),
+])
+def test_what_can_be_no_place_or_day_is_told_in_short(tmp_path, key, value, sentence):
+    settings = {"validation_from": "2018-01-01", "test_from": "2019-01-01"} | {key: value}
+    file = tmp_path / "c.json"
+    file.write_text(json.dumps(settings))
+    with pytest.raises(InputError, match=sentence):
+        load_config(file)
+    if key == "validation_from":
+        file.write_text(json.dumps(settings | {"validation_from": "2018-01-01", "test_from": ""}))
+        with pytest.raises(InputError, match="test_from is ''; it must be a day such as"):
+            load_config(file)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)

@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from nej import InputError
-from nej.data.records import ALIASES, read_records
+from nej.data.records import own_names, read_records
 from nej.fields import KAGGLE_COLUMNS, LONGEST_BYTES, is_text, parse_id
 from nej.files import replacing, require
 from nej.rows import check_header
@@ -131,7 +131,7 @@ def _as_row(
     """Return paper, version and Kaggle's ten columns; raise ValueError with the reason."""
     if record is None:
         raise ValueError("cannot be parsed")
-    record = {ALIASES.get(key, key): value for key, value in record.items()}
+    record = own_names(record)
     row = {column: _text(record.get(column)) for column in KAGGLE_COLUMNS}
     codes = record.get("category_code")
     codes = codes if isinstance(codes, list) else _text(codes).split()
