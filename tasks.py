@@ -79,7 +79,7 @@ def sample(context):
                    "data/sample.csv`, or move it away", code=2)
     if done.returncode:
         raise Exit(f"error: DVC cannot pull data/sample.csv from data/remote ({reason(done)}); "
-                   "take both back from git: git checkout data", code=2)
+                   "take that folder back from git: git checkout data/remote", code=2)
 
 
 @task

@@ -133,7 +133,8 @@ def test_an_old_version_is_found_where_the_repositorys_dvc_keeps_it(
     assert done.stdout == script(*files, cwd=folder).stdout
 
 
-def test_an_absolute_path_is_that_of_the_revision_not_the_file_in_place(repository, files, tmp_path):
+def test_an_absolute_path_is_that_of_the_revision_not_the_file_in_place(
+        repository, files, tmp_path):
     folder, do = repository
     shutil.copy(files[0], folder / "papers.csv")
     do(sys.executable, "-m", "dvc", "add", "papers.csv")

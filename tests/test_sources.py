@@ -283,6 +283,12 @@ def test_papers_are_added_to_no_file_outside_of_the_repository(
     assert (tmp_path / "out.csv").read_bytes() == pinned
 
 
+def test_why_a_file_cannot_be_pinned_is_said(pinned, tmp_path):
+    (tmp_path / "data" / "arxiv.csv.dvc").unlink()
+    with pytest.raises(InputError, match="`dvc add .*arxiv.csv` failed .*does not exist"):
+        pin_version(tmp_path / "data" / "arxiv.csv")
+
+
 @pytest.mark.parametrize("accept", [False, True])
 def test_a_file_that_nobody_pinned_is_not_replaced_by_a_source(pinned, tmp_path, accept):
     target = tmp_path / "data" / "arxiv.csv"

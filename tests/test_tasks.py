@@ -37,7 +37,7 @@ def test_only_a_yes_accepts_another_version_of_the_data(repository, value, accep
 
 @pytest.mark.parametrize("mistake, said", [
     ("changed", "data/sample.csv was changed, and is not replaced; pin it with `dvc add"),
-    ("no remote", "take both back from git: git checkout data")])
+    ("no remote", "take that folder back from git: git checkout data/remote")])
 def test_a_sample_that_cannot_be_pulled_is_explained(repository, mistake, said):
     for command in (["git", "init", "--quiet"], [sys.executable, "-m", "dvc", "init", "--quiet"]):
         subprocess.run(command, cwd=repository, check=True)

@@ -62,8 +62,8 @@ def pull(tree: Path, path: Path, *, repository: Path = Path(".")) -> Path:
         path = _from_root(path, repository)
     pin = tree / f"{path}.dvc"
     if not pin.exists():
-        raise InputError(f"that revision gives no {path}: it has no {path}.dvc, which would pin it; "
-                         "name another revision or file")
+        raise InputError(f"that revision gives no {path}: it has no {path}.dvc, which would pin "
+                         "it; name another revision or file")
     done = dvc("pull", pin.relative_to(tree), cwd=tree)
     if done.returncode or not (tree / path).exists():
         raise InputError(

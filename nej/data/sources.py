@@ -181,7 +181,7 @@ def keep_version(target: Path) -> None:
         return
     if not pin.matches(target):
         raise _not_pinned(target, pin)
-    done = dvc("commit", "--quiet", "--force", pin.file)
+    done = dvc("commit", "--force", pin.file)
     if done.returncode != 0:
         raise InputError(f"{target}: `dvc commit {pin.file}` failed ({reason(done)}), and without "
                          "it the present version would be in no cache")
@@ -204,7 +204,7 @@ def reason(done: subprocess.CompletedProcess) -> str:
 def pin_version(target: Path, kaggle_version: int | None = None) -> None:
     """Pin the file that is in place and put it into DVC's cache, from where `dvc push` takes it."""
     before = Pin.of(target)
-    done = dvc("add", "--quiet", target)
+    done = dvc("add", target)
     if done.returncode != 0:
         raise InputError(f"{target} is in place, but `dvc add {target}` failed "
                          f"({reason(done)})")

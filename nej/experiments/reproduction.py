@@ -20,6 +20,8 @@ from nej.files import CONFIG_FILE, TRACE, checksum, read_manifest
 
 logger = logging.getLogger(__name__)
 
+REPOSITORY = Path(__file__).resolve().parents[2]
+
 
 @dataclass(frozen=True)
 class Reproduction:
@@ -51,7 +53,7 @@ def reproduce(model_dir: Path) -> Reproduction:
         raise InputError(f"{model_dir}: its manifest names no commit; it was made outside git")
     with tempfile.TemporaryDirectory(prefix="nej-reproduce-") as scratch, \
             work_tree(manifest["git"]["commit"], Path(scratch) / "tree",
-                      repository=Path(__file__).resolve().parents[2]) as tree:
+                      repository=REPOSITORY) as tree:
         data = _find_data(manifest, Path(config["data_path"]), tree)
         off_pins = _off_pins(tree)  # what it warns of is better known before the hours
         again = Path(scratch) / "model"
@@ -82,7 +84,7 @@ def _find_data(manifest: dict[str, Any], path: Path, tree: Path) -> Path:
         if place.is_file() and checksum(place, "md5") == md5:
             return place.resolve()
     with suppress(InputError):
-        if checksum(pulled := pull(tree, path), "md5") == md5:
+        if checksum(pulled := pull(tree, path, repository=REPOSITORY), "md5") == md5:
             return pulled
     raise InputError(f"{path}: no file with md5 {md5} there, in DVC's cache or in a remote; go "
                      "back to that version of the data (docs/data.md)")
