@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import date
@@ -142,13 +143,14 @@ def _scratch() -> Iterator[Path]:
     parent = datasets.config.HF_DATASETS_CACHE / "nej"
     with explained_writes(parent), ExitStack() as stack:
         parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(parent / ".scratch.lock"):  # nobody takes one away that is just made
-            for left in parent.glob(".scratch-*/"):
-                with suppress(Timeout), FileLock(left / ".lock", timeout=0):
-                    shutil.rmtree(left, ignore_errors=True)
-            folder = Path(stack.enter_context(
-                tempfile.TemporaryDirectory(prefix=".scratch-", dir=parent)))
-            stack.enter_context(FileLock(folder / ".lock"))
+        for left in parent.glob(".scratch-*/"):
+            with suppress(Timeout, OSError):
+                if time.time() - left.stat().st_mtime > 60:  # not one that is to be locked now
+                    with FileLock(left / ".lock", timeout=0):
+                        shutil.rmtree(left, ignore_errors=True)
+        folder = Path(stack.enter_context(
+            tempfile.TemporaryDirectory(prefix=".scratch-", dir=parent)))
+        stack.enter_context(FileLock(folder / ".lock"))
         yield folder
 
 

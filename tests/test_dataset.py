@@ -225,14 +225,17 @@ def test_what_a_killed_process_left_is_removed_and_nobody_elses(load, own_csv, m
     for folder in (left, used):
         folder.mkdir(parents=True)
         (folder / "texts.arrow").write_text("half")
+        os.utime(folder, (0, 0))
     holder = subprocess.Popen(
         [sys.executable, "-c", "import filelock, sys; lock = filelock.FileLock(sys.argv[1]); "
          "lock.acquire(); print(flush=True); input()", str(used / ".lock")],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     holder.stdout.readline()
+    os.utime(used, (0, 0))  # again: its lock came into it
     load(data_path=str(own_csv))
     assert not left.exists() and (used / "texts.arrow").exists()
     holder.communicate("\n")
+    os.utime(used, (0, 0))
     own_csv.write_bytes(own_csv.read_bytes().replace(b"method", b"way"))
     load(data_path=str(own_csv))
     assert list(parent.glob(".scratch-*/")) == []
