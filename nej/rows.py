@@ -51,7 +51,8 @@ def parse_header(line: bytes, *, named: Path | str, needed: Collection[str],
             whole.
     """
     if b"\0" in line:
-        raise InputError(f"{named}: row 1 is not UTF-8 but has NUL bytes, as UTF-16; save it as UTF-8")
+        raise InputError(f"{named}: row 1 is not UTF-8 (it has NUL bytes, as UTF-16 has); save it "
+                         "as UTF-8")
     if b"\r" in line.rstrip(b"\r\n"):
         raise InputError(f"{named}: its lines end with CR alone; save it with CRLF or LF")
     if len(line) == LONGEST_HEADER or line.count(b'"') % 2:

@@ -347,7 +347,7 @@ def test_white_space_of_every_kind_is_found(read, spaces):
 
 
 @pytest.mark.parametrize("change, sentence", [
-    (lambda text: text.decode().encode("utf-16-le"), "row 1 is not UTF-8 but has NUL bytes, as UTF-16; save"),
+    (lambda text: text.decode().encode("utf-16-le"), r"not UTF-8 \(it has NUL bytes, as UTF-16"),
     (lambda text: text.replace(b"authors", b'"au\nthors"'), "or has a line break in a name"),
     (lambda text: text.replace(b"authors", b"authors," + b"x," * 40_000), "over 65,536 bytes long"),
     (lambda text: text.replace(b"authors", b"summary"), "has 'summary' 2 times; rename or delete"),
