@@ -55,11 +55,14 @@ def importing() -> Iterator[None]:
     gc.collect()  # what is garbage already
     gc.disable()
     pressed: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+    handler = signal.getsignal(signal.SIGINT)
+    if callable(handler):  # not where it is ignored
+        signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        if callable(handler):
+            signal.signal(signal.SIGINT, handler)
         gc.freeze()
         gc.enable()
     if pressed:

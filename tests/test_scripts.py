@@ -214,3 +214,19 @@ def test_make_renews_an_environment_that_is_activated_and_wipes_none_through_a_l
             "PATH": f"{tmp_path}/.venv/bin{os.pathsep}{os.environ['PATH']}"})
         assert (tmp_path / ".venv" / "pins.txt").read_text("utf-8") == 2 * pins
     assert (elsewhere / "work").exists()
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_ctrl_c_while_libraries_are_imported_waits_for_them(ignored):
+    program = ("import signal, sys; sys.path[0] = 'scripts'\n"
+               f"if {ignored}: signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+               "from _run import importing, run\n"
+               "def main(arguments):\n"
+               "    with importing():\n"
+               "        signal.raise_signal(signal.SIGINT)\n"
+               "        print('imported')\n"
+               "    print('goes on')\n"
+               "run(main)\n")
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == ("imported\ngoes on\n" if ignored else "imported\n"), done.stderr
+    assert done.returncode == (0 if ignored else 130)
