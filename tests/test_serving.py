@@ -233,7 +233,7 @@ def test_mistakes_end_with_a_sentence(served_model, tmp_path):
             ({"deadline_seconds": float("nan")}, "--deadline_seconds is nan; it must be over 0"),
             ({"deadline_seconds": float("inf")}, "--deadline_seconds is inf; it must be over 0"),
             ({"wanted_accuracy": float("nan")}, "--wanted_accuracy is nan; it must be from 0 to 1"),
-            ({"wanted_accuracy": 7.0}, "--wanted_accuracy is 7.0; it must be from 0 to 1"),
+            ({"wanted_accuracy": 7.0}, "--wanted_accuracy is 7; it must be from 0 to 1"),
             ({"log_texts": True}, "--log_texts needs --log FILE"),
             ({"token": "short"}, "NEJ_TOKEN has 5 characters"),
             ({"token": "clé-secrète-0123456789"}, "letters and digits of ASCII")):

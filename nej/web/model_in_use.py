@@ -11,6 +11,7 @@ from typing import Any
 from nej import InputError
 from nej.files import checksum, read_manifest, require_model
 from nej.predicting.backends import EXPORT, load_backend
+from nej.predicting.labels import abstaining_under
 from nej.predicting.unknown_words import UnknownWords
 from nej.prediction import Backend, category_names
 from nej.web.signals import Signals
@@ -57,10 +58,9 @@ class ServedModel:
                              f"manifest ({manifest['weights_sha256'][:12]}); copy it again, or "
                              "train it again")
         classifier.run(classifier.read(["Whether all is well."]))
-        threshold = classifier.threshold(wanted_accuracy) if wanted_accuracy else None
         return cls(classifier=classifier, unknown_words=UnknownWords(classifier.tokenizer),
                    name=model_dir.name, version=found[:12],
-                   threshold=threshold, manifest=manifest,
+                   threshold=abstaining_under(classifier, wanted_accuracy), manifest=manifest,
                    metrics=json.loads((model_dir / "metrics.json").read_text("utf-8")),
                    card=(model_dir / "README.md").read_text("utf-8"))
 

@@ -67,8 +67,6 @@ class Settings:
                 raise InputError(f"--{name} is {getattr(self, name)}; it must be at least {least}")
         if not 0 < self.deadline_seconds < math.inf:
             raise InputError(f"--deadline_seconds is {self.deadline_seconds}; it must be over 0")
-        if self.wanted_accuracy is not None and not 0 < self.wanted_accuracy <= 1:
-            raise InputError(f"--wanted_accuracy is {self.wanted_accuracy}; it must be from 0 to 1")
         if self.log_texts and not self.log:
             raise InputError("--log_texts needs --log FILE")
         if self.token is not None and len(self.token) < 16:
