@@ -107,7 +107,7 @@ class Config:
         32, "Papers per optimizer step, over all processes and devices.")
     micro_batch_tokens: int | None = _key(
         None, "Most tokens that a device takes at once, if one paper does not have more; null "
-              "means 4096 on a CPU, 65536 on a GPU in bfloat16, else 16384.")
+              "means 8192 on a CPU, 65536 on a GPU in bfloat16, else 16384.")
     optimizer: Literal["adamw", "muon"] = _key(
         "adamw", "'muon' trains the layers' matrices with Muon, the rest with AdamW.")
     learning_rate: float = _key(5e-5, "Peak learning rate.")

@@ -4,6 +4,9 @@ The linear layers, which are most of the work, see one row per token. Attention 
 on a CPU one after the other, so that the scores stay in the processor's cache; on a GPU all in one
 kernel, FlashAttention's for sequences of many lengths. The last layer computes only what the
 classifier reads, the first token of each paper. The result is that of the usual forward pass.
+
+A CPU's library makes a kernel for every shape that it meets, in milliseconds, and keeps a thousand:
+there a few rows of zeros fill up tokens and papers, so that few shapes are met again and again.
 """
 
 from types import MethodType
@@ -11,11 +14,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.nn.functional import dropout, embedding, linear, relu, scaled_dot_product_attention
+from torch.nn.functional import (
+    dropout, embedding, linear, pad, relu, scaled_dot_product_attention,
+)
 from transformers import DistilBertForSequenceClassification
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from nej.batching import IGNORED, targets
+
+TILE = 32  # rows: numbers of 2 bytes that fill a line of the processor's cache
 
 
 def pack(papers: list[dict], *, pad_token_id: int) -> dict[str, Any]:
@@ -64,8 +71,15 @@ def packed_forward(
     return SequenceClassifierOutput(logits=model.classifier(model.dropout(pooled)))
 
 
+def filler(tokens: int, device: str) -> int:
+    """Return how many rows of zeros follow the tokens on a device of this type: for a CPU up to a
+    sixteenth of them, so that there are 16 shapes from one power of two to the next.
+    """
+    return -tokens % max(TILE, 2 ** (tokens.bit_length() - 5)) if device == "cpu" else 0
+
+
 class Rows(NamedTuple):
-    """Which rows are whose, of papers end to end."""
+    """Which rows are whose, of papers end to end; what fills up, after them, is nobody's."""
 
     sizes: list[int]  # rows of each paper; on a GPU empty, as it would have to be waited for
     offsets: torch.Tensor  # where each paper begins and the last one ends, (papers + 1,) int32
@@ -88,6 +102,8 @@ def packed_first_tokens(
     embeddings = encoder.embeddings
     starts = offsets[:-1].repeat_interleave(lengths, output_size=len(input_ids))
     positions = torch.arange(len(input_ids), device=device) - starts
+    fill = (0, filler(len(input_ids), device.type))
+    input_ids, positions = pad(input_ids, fill), pad(positions, fill)
     hidden = (embedding(input_ids, embeddings.word_embeddings.weight)
               + embedding(positions, embeddings.position_embeddings.weight))
     hidden = embeddings.dropout(embeddings.LayerNorm(hidden))
@@ -157,12 +173,26 @@ def _attend(query: torch.Tensor | None, asked: torch.Tensor, asking_sizes: list[
             asked_sizes: list[int]) -> torch.Tensor:
     """Compute what `_Attention` does, where nothing is learned: torch's kernel is faster."""
     query, key, value = asked.unbind(1) if query is None else (query, *asked.unbind(1))
-    result = torch.empty_like(query)
-    for out, q, k, v in zip(
-            result.split(asking_sizes), query.split(asking_sizes), key.split(asked_sizes),
-            value.split(asked_sizes)):
+    result = torch.zeros_like(query)
+    for out, q, k, v in zip(_papers(result, asking_sizes), _papers(query, asking_sizes),
+                            _papers(key, asked_sizes), _papers(value, asked_sizes)):
         q, k, v = (part.transpose(0, 1)[None] for part in (q, k, v))
         out.copy_(scaled_dot_product_attention(q, k, v)[0].transpose(0, 1))
+    return result
+
+
+def _papers(rows: torch.Tensor, sizes: list[int]) -> tuple[torch.Tensor, ...]:
+    """Return each paper's rows."""
+    return rows[:sum(sizes)].split(sizes)
+
+
+def _tiled(rows: torch.Tensor) -> torch.Tensor:
+    """Return a paper's rows (tokens, ..., d) as (..., tokens, d), zeros filling up the last tile.
+    """
+    size, between, width = len(rows), rows.shape[1:-1], rows.shape[-1]
+    result = rows.new_empty(*between, -(-size // TILE) * TILE, width)
+    result[..., size:, :] = 0
+    result[..., :size, :] = rows.movedim(0, -2)
     return result
 
 
@@ -176,48 +206,53 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, query, asked, asking_sizes, asked_sizes, dropout_rate):
-        scale = asked.shape[-1] ** -0.5
-        ctx.alone, ctx.rate = query is None, dropout_rate
+        ctx.alone, ctx.rate, ctx.shape = query is None, dropout_rate, asked.shape
         ctx.sizes = asking_sizes, asked_sizes
-        asked = asked.permute(1, 2, 0, 3).contiguous()  # heads first: one copy, not one a paper
-        query = asked[0] if query is None else query.transpose(0, 1)
-        result = asked.new_empty(query.shape[1], query.shape[0], query.shape[2])
+        scale = asked.shape[-1] ** -0.5
+        result = asked.new_zeros(len(asked if ctx.alone else query), *asked.shape[2:])
         saved = []
-        for out, q, k, v in zip(
-                result.split(asking_sizes), query.split(asking_sizes, 1),
-                asked[-2].split(asked_sizes, 1), asked[-1].split(asked_sizes, 1)):
-            weights = kept = torch.softmax(torch.bmm(q * scale, k.transpose(1, 2)), dim=-1)
-            saved.append(weights)
+        for out, asking, rows in zip(
+                _papers(result, asking_sizes),
+                _papers(asked[:, 0] if ctx.alone else query, asking_sizes),
+                _papers(asked, asked_sizes)):
+            tiled = _tiled(rows)  # (2 or 3, heads, tokens, d)
+            q = tiled[0].mul_(scale) if ctx.alone else asking.transpose(0, 1) * scale
+            scores = torch.bmm(q, tiled[-2].transpose(1, 2))
+            scores[..., len(rows):] = -torch.inf
+            weights = kept = torch.softmax(scores, dim=-1)
+            saved += [tiled, weights] if ctx.alone else [tiled, weights, q]
             if dropout_rate:
                 kept, mask = torch.native_dropout(weights, dropout_rate, True)
                 saved.append(mask)
-            out.copy_(torch.bmm(kept, v).transpose(0, 1))
-        ctx.save_for_backward(query, asked, *saved)
+            out.copy_(torch.bmm(kept, tiled[-1])[:, :len(out)].transpose(0, 1))
+        ctx.save_for_backward(*saved)
         return result
 
     @staticmethod
     def backward(ctx, grad):
-        query, asked, *rest = ctx.saved_tensors
-        saved = iter(rest)
+        saved = iter(ctx.saved_tensors)
         asking_sizes, asked_sizes = ctx.sizes
-        scale = asked.shape[-1] ** -0.5
-        grad_asked = grad.new_empty(asked.shape[2], asked.shape[0], *grad.shape[1:])
-        grad_query = grad_asked[:, 0] if ctx.alone else torch.empty_like(grad)
-        grad = grad.transpose(0, 1).contiguous()
-        for g, q, k, v, dq, dk, dv in zip(
-                grad.split(asking_sizes, 1), query.split(asking_sizes, 1),
-                asked[-2].split(asked_sizes, 1), asked[-1].split(asked_sizes, 1),
-                grad_query.split(asking_sizes), grad_asked[:, -2].split(asked_sizes),
-                grad_asked[:, -1].split(asked_sizes)):
-            weights = kept = next(saved)
-            grad_weights = torch.bmm(g, v.transpose(1, 2))
+        scale = grad.shape[-1] ** -0.5
+        grad_asked = grad.new_zeros(ctx.shape)
+        grad_query = grad_asked[:, 0] if ctx.alone else torch.zeros_like(grad)
+        for asking, dq, rows in zip(_papers(grad, asking_sizes), _papers(grad_query, asking_sizes),
+                                    _papers(grad_asked, asked_sizes)):
+            tiled, weights = next(saved), next(saved)
+            q = tiled[0] if ctx.alone else next(saved)
+            g = _tiled(asking) if ctx.alone else asking.transpose(0, 1)
+            kept, grad_weights = weights, torch.bmm(g, tiled[-1].transpose(1, 2))
             if ctx.rate:
                 mask = next(saved)
                 kept = weights * mask / (1 - ctx.rate)
                 grad_weights = grad_weights * mask / (1 - ctx.rate)
-            dv.copy_(torch.bmm(kept.transpose(1, 2), g).transpose(0, 1))
             grad_scores = torch.ops.aten._softmax_backward_data(
                 grad_weights, weights, -1, weights.dtype)
-            dq.copy_(torch.bmm(grad_scores, k).mul_(scale).transpose(0, 1))
-            dk.copy_(torch.bmm(grad_scores.transpose(1, 2), q).mul_(scale).transpose(0, 1))
+            found = torch.empty_like(tiled)
+            torch.bmm(kept.transpose(1, 2), g, out=found[-1])
+            torch.bmm(grad_scores.transpose(1, 2), q, out=found[-2])
+            if ctx.alone:
+                torch.bmm(grad_scores, tiled[-2], out=found[0]).mul_(scale)
+            else:
+                dq.copy_(torch.bmm(grad_scores, tiled[-2]).mul_(scale).transpose(0, 1))
+            rows.copy_(found[:, :, :len(rows)].permute(2, 0, 1, 3))
         return None if ctx.alone else grad_query, grad_asked, None, None, None

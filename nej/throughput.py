@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from transformers import DistilBertForSequenceClassification
 
+from nej.packing import filler
+
 MEASURE_SECONDS = 0.2
 
 
@@ -38,10 +40,13 @@ class Throughput:
         """Add a micro-batch, padded or laid end to end; nothing waits for the device."""
         if self.began is None:
             self.began = time.perf_counter()
+        input_ids = inputs["input_ids"]
         lengths = inputs["lengths"] if "lengths" in inputs else inputs["attention_mask"].sum(1)
         self.tokens = self.tokens + lengths.sum()
         self.squares = self.squares + (lengths ** 2).sum()
-        self.slots += inputs["input_ids"].numel()
+        self.slots += input_ids.numel()
+        if "lengths" in inputs:
+            self.slots += filler(len(input_ids), input_ids.device.type)
 
     def read(self) -> dict[str, float]:
         """Return tokens_per_second (real ones, of this process), padding_share and mfu since the

@@ -239,7 +239,7 @@ def _training_arguments(config: Config, lengths: np.ndarray, work_dir: Path
     micro_batches = micro_batches_per_step(
         lengths, global_batch_size=config.global_batch_size,
         micro_batch_tokens=config.micro_batch_tokens or (
-            4096 if device == "cpu" else 65536 if large else 16384),
+            8192 if device == "cpu" else 65536 if large else 16384),
         epochs=math.ceil(steps / steps_per_epoch), seed=config.seed, world_size=world_size)
     every = {name: math.ceil(value * steps) if value < 1 else int(value)
              for name, value in (("eval", config.eval_steps), ("logging", config.logging_steps))}

@@ -4,10 +4,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
 from nej.batching import IGNORED, collate
-from nej.packing import _Attention, can_pack, pack, packed_forward, take_packed
+from nej.packing import TILE, _Attention, can_pack, filler, pack, packed_forward, take_packed
 from nej.training import train
 
 
@@ -124,6 +125,37 @@ def test_no_papers_are_one_that_counts_for_nothing(model):
     logits = packed_forward(model, **batch).logits
     cross_entropy(logits, labels, reduction="sum").backward()
     assert all(not p.grad.any() for p in model.parameters() if p.grad is not None)
+
+
+def test_few_rows_fill_up_to_few_shapes():
+    shapes = [tokens + filler(tokens, "cpu") for tokens in range(1, 16_385)]
+    assert all(shape % TILE == 0 for shape in shapes)
+    assert all(0 <= shape - tokens < max(TILE, tokens / 16)
+               for tokens, shape in enumerate(shapes, 1))
+    assert len({shape for shape in shapes if 4096 < shape <= 8192}) == 16
+    assert filler(1000, "cuda") == 0
+
+
+class Products(TorchDispatchMode):
+    """Note the shapes of matrix products, forwards and backwards."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm):
+            self.shapes.add((str(function), *(tuple(part.shape) for part in args)))
+        return function(*args, **kwargs or {})
+
+
+def test_papers_of_other_lengths_meet_the_same_shapes(model):
+    met = []
+    for lengths in ((33, 20, 7), (40, 22, 2), (35, 21, 5)):
+        with Products() as products:
+            packed_forward(model, **without_labels(papers_of(*lengths))).logits.sum().backward()
+        met.append(products.shapes)
+    assert met[0] == met[1] == met[2] and len(met[0]) > 20
 
 
 def test_pack_gives_whole_numbers_of_64_bits():

@@ -33,7 +33,7 @@ def clock(monkeypatch):
 PAPERS = [{"input_ids": [1] * length, "label": 0} for length in (8, 4, 2)]
 
 
-@pytest.mark.parametrize("put_together, padding", [(collate, 1 - 14 / 24), (pack, 0)])
+@pytest.mark.parametrize("put_together, padding", [(collate, 1 - 14 / 24), (pack, 1 - 14 / 32)])
 def test_real_tokens_are_counted_and_padding_is_a_share(model, clock, put_together, padding):
     counter = Throughput(model, bf16=False)
     clock[0] += 50  # loading
