@@ -14,9 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.nn.functional import (
-    dropout, embedding, linear, pad, relu, scaled_dot_product_attention,
-)
+from torch.nn.functional import dropout, embedding, linear, pad, relu, scaled_dot_product_attention
 from transformers import DistilBertForSequenceClassification
 from transformers.modeling_outputs import SequenceClassifierOutput
 

@@ -179,8 +179,11 @@ def test_another_model_is_compared_on_the_same_papers(judged, tmp_path):
     assert "not told apart" in report.leads[str(other)]["verdict"] and "not told" in report.table()
     lines = (other / "predictions.csv").read_text("utf-8").splitlines(keepends=True)
     (other / "predictions.csv").write_text("".join(lines[:-3]), "utf-8")
-    with pytest.raises(InputError, match="judged on other papers"):
+    with pytest.raises(InputError, match="judged on other papers.* reports/other-on-FILE$"):
         evaluate(model_dir, against=other)
+    aside = shutil.copytree(other, tmp_path / "reports/other-on-feed")
+    with pytest.raises(InputError, match="judged on other papers.*; judge both on the same$"):
+        evaluate(model_dir, against=aside)
     with pytest.raises(InputError, match="judge that model first"):
         evaluate(model_dir, against=tmp_path)
 
