@@ -4,9 +4,10 @@
     python benchmarks/training_speed.py --model base --max_length 512
 
 The contestants take turns in one process, and each figure is the median of its rounds. All of them
-do the same learning problem: AdamW, 32 papers per step, the same model and dropout. Each round takes
-other papers: a CPU's library makes a kernel for every shape that it has not met lately, as it would
-all through a long run, and its first steps, which meet most shapes for the first time, do not count.
+do the same learning problem: AdamW, 32 papers per step, the same model and dropout. Each round
+takes other papers: a CPU's library makes a kernel for every shape that it has not met lately, as it
+would all through a long run. The first steps, which meet most shapes for the first time, do not
+count.
 
 stock      Trainer as in transformers' text-classification example: fp32, padded to max_length
 bf16       the same with bf16

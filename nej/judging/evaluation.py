@@ -221,8 +221,9 @@ def _predicted_by(other: Path, predictions: Predictions) -> np.ndarray:
                          f"`python scripts/evaluate.py {other}`") from None
     common = len(classes.keys() & set(predictions.ids))
     if not common == len(classes) == len(predictions.ids):
-        remedy = ("judge both on the same" if other.parent.name == "reports" else "judge both on the "
-                  f"same, and for --papers FILE name --against reports/{other.name}-on-FILE")
+        remedy = "judge both on the same"
+        if other.parent.name != "reports":
+            remedy += f", and for --papers FILE name --against reports/{other.name}-on-FILE"
         raise InputError(f"{other} was judged on other papers: of its {len(classes):,}, {common:,} "
                          f"are among these {len(predictions.ids):,}; {remedy}")
     try:
