@@ -5,6 +5,7 @@ import json
 import logging
 import pickle
 import shutil
+import threading
 
 import pytest
 
@@ -79,6 +80,21 @@ def test_a_moved_link_changes_the_model_under_load_without_a_request_lost(models
     assert 'nej_model{name="old"' in text and 'nej_model_loads_total{outcome="used"} 2.0' in text
     assert [line[-3:] for line in text.splitlines() if line.startswith("nej_model{")] == [
         "0.0", "1.0"]
+
+
+def test_only_the_models_thread_keeps_what_computing_needs(production, monkeypatch):
+    """Helpers of another thread that has computed would slow the model's down, for good."""
+    loaded_in = []
+    usual = ServedModel.load
+
+    def load(*args):
+        loaded_in.append(threading.current_thread())
+        return usual(*args)
+    monkeypatch.setattr(ServedModel, "load", load)
+    in_use = ModelInUse(production, wanted_accuracy=None, signals=Signals())
+    assert asyncio.run(in_use.reload())
+    assert len(loaded_in) == 2 and threading.main_thread() not in loaded_in
+    assert not any(thread.is_alive() for thread in loaded_in)
 
 
 def test_a_broken_model_is_not_taken_and_the_old_one_goes_on(models, production, tmp_path, caplog):
