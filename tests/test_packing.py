@@ -8,7 +8,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
 from nej.batching import IGNORED, collate
-from nej.packing import TILE, _Attention, can_pack, filler, pack, packed_forward, take_packed
+from nej.packing import (
+    TILE, _Attention, _dropout, can_pack, filler, pack, packed_forward, take_packed,
+)
 from nej.training import train
 
 
@@ -87,6 +89,28 @@ def test_attention_dropout_keeps_the_mean_and_drops_the_given_share():
     assert abs(dropped.mean() - 1) < 0.01
     # the variance of a mean of 400 weights kept with probability 0.7 and divided by it
     assert dropped[..., 0].var().item() == pytest.approx(0.3 / 0.7 / 400, rel=0.2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_dropout_keeps_each_place_by_itself_and_the_mean(rate, dtype):
+    torch.manual_seed(3)
+    rows = torch.ones(1001, 303, dtype=dtype, requires_grad=True)
+    dropped = _dropout(rows, rate, True)
+    kept = dropped.detach() != 0
+    count = kept.numel()
+    assert set(dropped.detach().unique().tolist()) == {
+        0.0, torch.tensor(1 / (1 - rate)).to(dtype).item()}
+    error = 5 * (rate * (1 - rate) / count) ** 0.5  # five standard errors of a share
+    assert abs(kept.float().mean().item() - (1 - rate)) < error
+    flat = kept.flatten().float() - (1 - rate)
+    for distance in (1, 2, 3, 4, 303):  # neighbours come from one number of 64 bits
+        assert abs((flat[distance:] * flat[:-distance]).mean().item()) < error
+    dropped.sum().backward()
+    assert torch.equal(rows.grad, dropped.detach())
+    torch.manual_seed(3)
+    assert torch.equal(_dropout(rows, rate, True), dropped)
+    assert _dropout(rows, rate, False) is rows
 
 
 def test_dropout_acts_in_training_only(model):
