@@ -3,7 +3,8 @@
 The linear layers, which are most of the work, see one row per token. Attention goes paper by paper:
 on a CPU one after the other, so that the scores stay in the processor's cache; on a GPU all in one
 kernel, FlashAttention's for sequences of many lengths. The last layer computes only what the
-classifier reads, the first token of each paper. The result is that of the usual forward pass.
+classifier reads, the first token of each paper, on a CPU without a key or a value of the others.
+The result is that of the usual forward pass.
 
 A CPU's library makes a kernel for every shape that it meets, in milliseconds, and keeps a thousand:
 there a few rows of zeros fill up tokens and papers, so that few shapes are met again and again.
@@ -94,8 +95,6 @@ def packed_first_tokens(
     offsets = torch.zeros(count + 1, dtype=torch.int32, device=device)
     offsets[1:] = lengths.cumsum(0)
     rows = Rows([] if on_gpu else lengths.tolist(), offsets, longest)
-    firsts = Rows([] if on_gpu else [1] * count,
-                  torch.arange(count + 1, dtype=torch.int32, device=device), 1)
     encoder = model.distilbert
     embeddings = encoder.embeddings
     starts = offsets[:-1].repeat_interleave(lengths, output_size=len(input_ids))
@@ -107,42 +106,65 @@ def packed_first_tokens(
     hidden = _dropout(embeddings.LayerNorm(hidden), embeddings.dropout.p, model.training)
     *layers, last = encoder.transformer.layer
     for layer in layers:
-        hidden = _block(layer, hidden, hidden, rows, rows)
-    return _block(last, hidden[offsets[:-1]], hidden, firsts, rows)
+        hidden = _after_attention(layer, _attention(layer, hidden, rows), hidden)
+    firsts = hidden[offsets[:-1]]
+    return _after_attention(last, _first_attention(last, firsts, hidden, rows), firsts)
 
 
-def _block(layer: Any, asking: torch.Tensor, asked: torch.Tensor, asking_rows: Rows,
-           asked_rows: Rows) -> torch.Tensor:
-    """Run a TransformerBlock for the tokens `asking`, which attend to the tokens `asked`."""
-    query, asked_parts = _before_attention(layer, asking, asked)
-    rate = layer.attention.dropout.p if layer.training else 0.0
-    if asked_parts.is_cuda:
-        mixed = _flash(query, asked_parts, asking_rows, asked_rows, rate)
-    elif rate == 0.0 and not (torch.is_grad_enabled() and asked_parts.requires_grad):
-        mixed = _attend(query, asked_parts, asking_rows.sizes, asked_rows.sizes)
-    else:
-        mixed = _Attention.apply(query, asked_parts, asking_rows.sizes, asked_rows.sizes, rate)
-    return _after_attention(layer, mixed, asking)
-
-
-def _before_attention(layer: Any, asking: torch.Tensor, asked: torch.Tensor
-                      ) -> tuple[torch.Tensor | None, torch.Tensor]:
-    """Return query (asking tokens, heads, d), and key and value, (asked tokens, 2, heads, d).
-
-    Where a layer's tokens ask each other, one product gives all: None, and query, key and value,
-    (tokens, 3, heads, d).
-    """
+def _attention(layer: Any, hidden: torch.Tensor, rows: Rows) -> torch.Tensor:
+    """Return what each token takes from those of its paper, (tokens, heads, d)."""
     attention = layer.attention
-    heads = (attention.n_heads, attention.attention_head_size)
-    parts = [attention.k_lin, attention.v_lin]
-    query = None
-    if asking is asked:
-        parts.insert(0, attention.q_lin)
-    else:
-        query = attention.q_lin(asking).view(-1, *heads)
-    asked_parts = linear(asked, torch.cat([part.weight for part in parts]),
-                         torch.cat([part.bias for part in parts]))
-    return query, asked_parts.view(-1, len(parts), *heads)
+    asked = _projected(attention, "qkv", hidden)
+    rate = attention.dropout.p if layer.training else 0.0
+    if asked.is_cuda:
+        return _flash(*asked.unbind(1), rows, rows, rate)
+    if rate == 0.0 and not (torch.is_grad_enabled() and asked.requires_grad):
+        return _attend(asked, rows.sizes)
+    return _Attention.apply(asked, rows.sizes, rate)
+
+
+def _first_attention(layer: Any, firsts: torch.Tensor, hidden: torch.Tensor, rows: Rows
+                     ) -> torch.Tensor:
+    """Return what each paper's first token takes from all, (papers, heads, d).
+
+    With one query a paper, a head's q (W_k x + b_k) is less work as (q W_k) x + q b_k, and the sum
+    of p (W_v x + b_v) as W_v (sum of p x) + b_v (sum of p): the matrices meet the first tokens only.
+    """
+    attention, count = layer.attention, len(firsts)
+    heads, size = attention.n_heads, attention.attention_head_size
+    rate = attention.dropout.p if layer.training else 0.0
+    query = _projected(attention, "q", firsts)[:, 0]
+    if query.is_cuda:
+        single = Rows([], torch.arange(count + 1, dtype=torch.int32, device=query.device), 1)
+        return _flash(query, *_projected(attention, "kv", hidden).unbind(1), single, rows, rate)
+    lengths, tokens = rows.offsets.diff(), sum(rows.sizes)
+    padded_length = -(-rows.longest // (4 * TILE)) * 4 * TILE
+    shifts = torch.arange(count) * padded_length - rows.offsets[:-1]
+    places = torch.arange(tokens) + shifts.repeat_interleave(lengths, output_size=tokens)
+    padded = query.new_zeros(count * padded_length, heads * size).index_copy(
+        0, places, hidden[:tokens].to(query.dtype)).view(count, padded_length, -1)
+    query = query.transpose(0, 1) * size ** -0.5  # (heads, papers, d)
+    key_weight, value_weight, key_bias, value_bias = (
+        part.view(heads, size, -1) for part in (
+            attention.k_lin.weight, attention.v_lin.weight,
+            attention.k_lin.bias, attention.v_lin.bias))
+    scores = (torch.bmm(query, key_weight).transpose(0, 1) @ padded.transpose(1, 2)
+              + torch.bmm(query, key_bias).transpose(0, 1))
+    outside = torch.arange(padded_length) >= lengths[:, None, None]
+    weights = scores.masked_fill(outside, -torch.inf).softmax(-1).to(padded.dtype)
+    weights = _dropout(weights, rate, layer.training)  # (papers, heads, tokens)
+    mixed = (torch.bmm((weights @ padded).transpose(0, 1), value_weight.transpose(1, 2))
+             + weights.sum(-1, keepdim=True).transpose(0, 1) * value_bias.transpose(1, 2))
+    return mixed.transpose(0, 1)
+
+
+def _projected(attention: Any, names: str, rows: torch.Tensor) -> torch.Tensor:
+    """Return queries, keys or values (q, k, v) of the rows, (rows, names, heads, d), by one product.
+    """
+    parts = [getattr(attention, f"{name}_lin") for name in names]
+    return linear(rows, torch.cat([part.weight for part in parts]),
+                  torch.cat([part.bias for part in parts])).view(
+        -1, len(parts), attention.n_heads, attention.attention_head_size)
 
 
 def _after_attention(layer: Any, mixed: torch.Tensor, asking: torch.Tensor) -> torch.Tensor:
@@ -173,27 +195,23 @@ def _kept(like: torch.Tensor, rate: float) -> torch.Tensor:
     return drawn.ge_(round(rate * 2 ** 16) - 2 ** 15).to(like.dtype).view(like.shape)
 
 
-def _flash(query: torch.Tensor | None, asked: torch.Tensor, asking_rows: Rows, asked_rows: Rows,
+def _flash(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, asking: Rows, asked: Rows,
            rate: float) -> torch.Tensor:
     """Compute what `_Attention` does, on a GPU: all papers in one kernel.
 
     torch.nn.attention.varlen.varlen_attn calls the same one, but has no dropout.
     """
-    query, key, value = asked.unbind(1) if query is None else (query, *asked.unbind(1))
     mixed, *_ = torch.ops.aten._flash_attention_forward(
-        query, key, value, asking_rows.offsets, asked_rows.offsets, asking_rows.longest,
-        asked_rows.longest, rate, False, False)
+        query, key, value, asking.offsets, asked.offsets, asking.longest, asked.longest, rate,
+        False, False)
     return mixed
 
 
-def _attend(query: torch.Tensor | None, asked: torch.Tensor, asking_sizes: list[int],
-            asked_sizes: list[int]) -> torch.Tensor:
+def _attend(asked: torch.Tensor, sizes: list[int]) -> torch.Tensor:
     """Compute what `_Attention` does, where nothing is learned: torch's kernel is faster."""
-    query, key, value = asked.unbind(1) if query is None else (query, *asked.unbind(1))
-    result = torch.zeros_like(query)
-    for out, q, k, v in zip(_papers(result, asking_sizes), _papers(query, asking_sizes),
-                            _papers(key, asked_sizes), _papers(value, asked_sizes)):
-        q, k, v = (part.transpose(0, 1)[None] for part in (q, k, v))
+    result = torch.zeros_like(asked[:, 0])
+    for out, rows in zip(_papers(result, sizes), _papers(asked, sizes)):
+        q, k, v = rows.permute(1, 2, 0, 3)[:, None]
         out.copy_(scaled_dot_product_attention(q, k, v)[0].transpose(0, 1))
     return result
 
@@ -216,50 +234,41 @@ def _tiled(rows: torch.Tensor) -> torch.Tensor:
 class _Attention(torch.autograd.Function):
     """softmax(q k^T / sqrt(d)) v of each paper by itself (Vaswani et al. 2017, equation 1).
 
-    Takes what `_before_attention` returns; the result is (asking tokens, heads, d). Written with
+    Takes query, key and value, (tokens, 3, heads, d); the result is (tokens, heads, d). Written with
     its own backward pass because autograd's, of so many slices, would fill and add an array of all
     tokens for every one of them.
     """
 
     @staticmethod
-    def forward(ctx, query, asked, asking_sizes, asked_sizes, dropout_rate):
-        ctx.alone, ctx.rate, ctx.shape = query is None, dropout_rate, asked.shape
-        ctx.sizes = asking_sizes, asked_sizes
+    def forward(ctx, asked, sizes, dropout_rate):
+        ctx.sizes, ctx.rate, ctx.shape = sizes, dropout_rate, asked.shape
         scale = asked.shape[-1] ** -0.5
-        result = asked.new_zeros(len(asked if ctx.alone else query), *asked.shape[2:])
+        result = asked.new_zeros(len(asked), *asked.shape[2:])
         saved = []
-        for out, asking, rows in zip(
-                _papers(result, asking_sizes),
-                _papers(asked[:, 0] if ctx.alone else query, asking_sizes),
-                _papers(asked, asked_sizes)):
-            tiled = _tiled(rows)  # (2 or 3, heads, tokens, d)
-            q = tiled[0].mul_(scale) if ctx.alone else asking.transpose(0, 1) * scale
-            scores = torch.bmm(q, tiled[-2].transpose(1, 2))
+        for out, rows in zip(_papers(result, sizes), _papers(asked, sizes)):
+            tiled = _tiled(rows)  # (3, heads, tokens, d)
+            scores = torch.bmm(tiled[0].mul_(scale), tiled[1].transpose(1, 2))
             scores[..., len(rows):] = -torch.inf
             weights = kept = torch.softmax(scores, dim=-1)
-            saved += [tiled, weights] if ctx.alone else [tiled, weights, q]
+            saved += [tiled, weights]
             if dropout_rate:
                 saved.append(_kept(weights, dropout_rate))
                 kept = weights * saved[-1]
-            out.copy_(torch.bmm(kept, tiled[-1])[:, :len(out)].transpose(0, 1))
+            out.copy_(torch.bmm(kept, tiled[2])[:, :len(out)].transpose(0, 1))
         ctx.save_for_backward(*saved)
         return result.mul_(1 / (1 - dropout_rate)) if dropout_rate else result
 
     @staticmethod
     def backward(ctx, grad):
         saved = iter(ctx.saved_tensors)
-        asking_sizes, asked_sizes = ctx.sizes
         scale = grad.shape[-1] ** -0.5
         if ctx.rate:
             grad = grad * (1 / (1 - ctx.rate))
         grad_asked = grad.new_zeros(ctx.shape)
-        grad_query = grad_asked[:, 0] if ctx.alone else torch.zeros_like(grad)
-        for asking, dq, rows in zip(_papers(grad, asking_sizes), _papers(grad_query, asking_sizes),
-                                    _papers(grad_asked, asked_sizes)):
+        for asking, rows in zip(_papers(grad, ctx.sizes), _papers(grad_asked, ctx.sizes)):
             tiled, weights = next(saved), next(saved)
-            q = tiled[0] if ctx.alone else next(saved)
-            g = _tiled(asking) if ctx.alone else asking.transpose(0, 1)
-            kept, grad_weights = weights, torch.bmm(g, tiled[-1].transpose(1, 2))
+            g = _tiled(asking)
+            kept, grad_weights = weights, torch.bmm(g, tiled[2].transpose(1, 2))
             if ctx.rate:
                 mask = next(saved)
                 kept = weights * mask
@@ -267,11 +276,8 @@ class _Attention(torch.autograd.Function):
             grad_scores = torch.ops.aten._softmax_backward_data(
                 grad_weights, weights, -1, weights.dtype)
             found = torch.empty_like(tiled)
-            torch.bmm(kept.transpose(1, 2), g, out=found[-1])
-            torch.bmm(grad_scores.transpose(1, 2), q, out=found[-2])
-            if ctx.alone:
-                torch.bmm(grad_scores, tiled[-2], out=found[0]).mul_(scale)
-            else:
-                dq.copy_(torch.bmm(grad_scores, tiled[-2]).mul_(scale).transpose(0, 1))
+            torch.bmm(grad_scores, tiled[1], out=found[0]).mul_(scale)
+            torch.bmm(grad_scores.transpose(1, 2), tiled[0], out=found[1])
+            torch.bmm(kept.transpose(1, 2), g, out=found[2])
             rows.copy_(found[:, :, :len(rows)].permute(2, 0, 1, 3))
-        return None if ctx.alone else grad_query, grad_asked, None, None, None
+        return grad_asked, None, None

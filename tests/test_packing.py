@@ -9,7 +9,8 @@ from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
 from nej.batching import IGNORED, collate
 from nej.packing import (
-    TILE, _Attention, _dropout, can_pack, filler, pack, packed_forward, take_packed,
+    TILE, Rows, _Attention, _dropout, _first_attention, _kept, can_pack, filler, pack,
+    packed_forward, take_packed,
 )
 from nej.training import train
 
@@ -62,33 +63,47 @@ def without_labels(papers: list[dict]) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("rate", [0.0, 0.4])
 def test_attention_has_the_right_gradient(rate):
-    def attend(query, key_value):
-        torch.manual_seed(5)  # the same mask every time
-        return _Attention.apply(query, key_value, [2, 1], [4, 3], rate)
-    query = torch.randn(3, 2, 6, dtype=torch.float64, requires_grad=True)
-    key_value = torch.randn(7, 2, 2, 6, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(attend, (query, key_value))
-
-
-@pytest.mark.parametrize("rate", [0.0, 0.4])
-def test_attention_of_a_layers_own_tokens_has_the_right_gradient(rate):
     def attend(parts):
-        torch.manual_seed(5)
-        return _Attention.apply(None, parts, [4, 3], [4, 3], rate)
+        torch.manual_seed(5)  # the same mask every time
+        return _Attention.apply(parts, [4, 3], rate)
     parts = torch.randn(7, 3, 2, 6, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(attend, (parts,))
 
 
 def test_attention_dropout_keeps_the_mean_and_drops_the_given_share():
     torch.manual_seed(0)
-    query = torch.randn(400, 2, 4)
-    values = torch.ones(400, 2, 2, 4)  # so that the result is the sum of the kept weights
-    whole = _Attention.apply(query, values, [400], [400], 0.0)
-    dropped = _Attention.apply(query, values, [400], [400], 0.3)
+    parts = torch.ones(400, 3, 2, 4)  # values: so that the result is the sum of the kept weights
+    parts[:, :2].normal_()
+    whole = _Attention.apply(parts, [400], 0.0)
+    parts[:, 1] = 1  # keys: so that all weights are one
+    dropped = _Attention.apply(parts, [400], 0.3)
     assert whole.sub(1).abs().max() < 1e-5
     assert abs(dropped.mean() - 1) < 0.01
     # the variance of a mean of 400 weights kept with probability 0.7 and divided by it
     assert dropped[..., 0].var().item() == pytest.approx(0.3 / 0.7 / 400, rel=0.2)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.4])
+def test_the_last_layers_attention_is_the_usual_one(model, rate):
+    layer = model.train().distilbert.transformer.layer[-1]
+    attention = layer.attention
+    attention.dropout.p = rate
+    for part in (attention.q_lin, attention.k_lin, attention.v_lin):
+        torch.nn.init.normal_(part.bias)
+    sizes, starts = [5, 1, 9], [0, 5, 6]
+    rows = Rows(sizes, torch.tensor([0, 5, 6, 15], dtype=torch.int32), 9)
+    hidden = torch.randn(32, 24, dtype=torch.float64)
+    torch.manual_seed(5)
+    found = _first_attention(layer, hidden[starts], hidden, rows)
+    torch.manual_seed(5)
+    masks = _kept(torch.empty(3, 4, 4 * TILE, dtype=torch.float64), rate) / (1 - rate)
+    for size, start, mask, mixed in zip(sizes, starts, masks, found):
+        paper = hidden[start:start + size]
+        query, key, value = (part(paper).view(size, 4, 6).transpose(0, 1) for part in (
+            attention.q_lin, attention.k_lin, attention.v_lin))
+        weights = (query[:, :1] @ key.transpose(1, 2) / 6 ** 0.5).softmax(-1)
+        expected = (weights * mask[:, None, :size]) @ value
+        assert (expected[:, 0] - mixed).abs().max() < 1e-12
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
