@@ -283,7 +283,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=SIZES, default="starter")
     parser.add_argument("--max_length", type=int, default=256)
-    parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--dropout", type=float, default=0.1,
+                        help="0.1 is both checkpoints' own; configs/starter.json has 0")
     parser.add_argument("--batch", type=int, default=32, help="papers per step")
     parser.add_argument("--steps", type=int, default=40 if GPU else 16,
                         help=f"per round; the first {WARM_UP} are not counted")
