@@ -234,8 +234,8 @@ def _tiled(rows: torch.Tensor) -> torch.Tensor:
 class _Attention(torch.autograd.Function):
     """softmax(q k^T / sqrt(d)) v of each paper by itself (Vaswani et al. 2017, equation 1).
 
-    Takes query, key and value, (tokens, 3, heads, d); the result is (tokens, heads, d). Written with
-    its own backward pass because autograd's, of so many slices, would fill and add an array of all
+    Takes query, key and value, (tokens, 3, heads, d); the result is (tokens, heads, d). It has its
+    own backward pass because autograd's, of so many slices, would fill and add an array of all
     tokens for every one of them.
     """
 
