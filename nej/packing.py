@@ -117,7 +117,8 @@ def _attention(layer: Any, hidden: torch.Tensor, rows: Rows) -> torch.Tensor:
     asked = _projected(attention, "qkv", hidden)
     rate = attention.dropout.p if layer.training else 0.0
     if asked.is_cuda:
-        return _flash(*asked.unbind(1), rows, rows, rate)
+        query, key, value = asked.unbind(1)
+        return _flash(query, key, value, rows, rows, rate)
     if rate == 0.0 and not (torch.is_grad_enabled() and asked.requires_grad):
         return _attend(asked, rows.sizes)
     return _Attention.apply(asked, rows.sizes, rate)
@@ -128,7 +129,7 @@ def _first_attention(layer: Any, firsts: torch.Tensor, hidden: torch.Tensor, row
     """Return what each paper's first token takes from all, (papers, heads, d).
 
     With one query a paper, a head's q (W_k x + b_k) is less work as (q W_k) x + q b_k, and the sum
-    of p (W_v x + b_v) as W_v (sum of p x) + b_v (sum of p): the matrices meet the first tokens only.
+    of p (W_v x + b_v) as W_v (sum of p x) + b_v (sum of p): so the matrices meet first tokens only.
     """
     attention, count = layer.attention, len(firsts)
     heads, size = attention.n_heads, attention.attention_head_size
@@ -136,7 +137,8 @@ def _first_attention(layer: Any, firsts: torch.Tensor, hidden: torch.Tensor, row
     query = _projected(attention, "q", firsts)[:, 0]
     if query.is_cuda:
         single = Rows([], torch.arange(count + 1, dtype=torch.int32, device=query.device), 1)
-        return _flash(query, *_projected(attention, "kv", hidden).unbind(1), single, rows, rate)
+        key, value = _projected(attention, "kv", hidden).unbind(1)
+        return _flash(query, key, value, single, rows, rate)
     lengths, tokens = rows.offsets.diff(), sum(rows.sizes)
     padded_length = -(-rows.longest // (4 * TILE)) * 4 * TILE
     shifts = torch.arange(count) * padded_length - rows.offsets[:-1]
@@ -159,7 +161,7 @@ def _first_attention(layer: Any, firsts: torch.Tensor, hidden: torch.Tensor, row
 
 
 def _projected(attention: Any, names: str, rows: torch.Tensor) -> torch.Tensor:
-    """Return queries, keys or values (q, k, v) of the rows, (rows, names, heads, d), by one product.
+    """Return queries, keys or values (q, k, v) of the rows by one product: (rows, names, heads, d).
     """
     parts = [getattr(attention, f"{name}_lin") for name in names]
     return linear(rows, torch.cat([part.weight for part in parts]),
@@ -190,7 +192,7 @@ def _kept(like: torch.Tensor, rate: float) -> torch.Tensor:
     of 64 bits, from a generator that torch's seeds, serves four: the rate is true to 1 in 131,072.
     """
     size = like.numel()
-    generator = np.random.SFC64(torch.randint(2 ** 63 - 1, ()).item())
+    generator = np.random.SFC64(int(torch.randint(2 ** 63 - 1, ())))
     drawn = torch.from_numpy(generator.random_raw(-(-size // 4)).view(np.int16))[:size]
     return drawn.ge_(round(rate * 2 ** 16) - 2 ** 15).to(like.dtype).view(like.shape)
 
