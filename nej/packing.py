@@ -131,30 +131,39 @@ def _first_attention(layer: Any, firsts: torch.Tensor, hidden: torch.Tensor, row
     With one query a paper, a head's q (W_k x + b_k) is less work as (q W_k) x + q b_k, and the sum
     of p (W_v x + b_v) as W_v (sum of p x) + b_v (sum of p): so the matrices meet first tokens only.
     """
-    attention, count = layer.attention, len(firsts)
-    heads, size = attention.n_heads, attention.attention_head_size
+    attention = layer.attention
     rate = attention.dropout.p if layer.training else 0.0
     query = _projected(attention, "q", firsts)[:, 0]
     if query.is_cuda:
-        single = Rows([], torch.arange(count + 1, dtype=torch.int32, device=query.device), 1)
+        single = Rows([], torch.arange(len(firsts) + 1, dtype=torch.int32, device=query.device), 1)
         key, value = _projected(attention, "kv", hidden).unbind(1)
         return _flash(query, key, value, single, rows, rate)
-    lengths, tokens = rows.offsets.diff(), sum(rows.sizes)
-    padded_length = -(-rows.longest // (4 * TILE)) * 4 * TILE
-    shifts = torch.arange(count) * padded_length - rows.offsets[:-1]
-    places = torch.arange(tokens) + shifts.repeat_interleave(lengths, output_size=tokens)
-    padded = query.new_zeros(count * padded_length, heads * size).index_copy(
-        0, places, hidden[:tokens].to(query.dtype)).view(count, padded_length, -1)
-    query = query.transpose(0, 1) * size ** -0.5  # (heads, papers, d)
+    # by groups, so that a long paper among many short ones makes few of them long
+    groups = [rows.sizes[first:first + TILE] for first in range(0, len(firsts), TILE)]
+    return torch.cat([
+        _take_once(attention, *group, rate) for group in zip(
+            query.split(TILE), _papers(hidden, [sum(sizes) for sizes in groups]), groups)])
+
+
+def _take_once(attention: Any, query: torch.Tensor, rows: torch.Tensor, sizes: list[int],
+               rate: float) -> torch.Tensor:
+    """Do what `_first_attention` does on a CPU, for a few papers, filled up to one length."""
+    count, heads, width = query.shape
+    lengths, padded_length = torch.tensor(sizes), -(-max(sizes) // (4 * TILE)) * 4 * TILE
+    shifts = torch.arange(count) * padded_length - (lengths.cumsum(0) - lengths)
+    places = torch.arange(len(rows)) + shifts.repeat_interleave(lengths, output_size=len(rows))
+    padded = query.new_zeros(count * padded_length, heads * width).index_copy(
+        0, places, rows.to(query.dtype)).view(count, padded_length, -1)
+    query = query.transpose(0, 1) * width ** -0.5  # (heads, papers, d)
     key_weight, value_weight, key_bias, value_bias = (
-        part.view(heads, size, -1) for part in (
+        part.view(heads, width, -1) for part in (
             attention.k_lin.weight, attention.v_lin.weight,
             attention.k_lin.bias, attention.v_lin.bias))
     scores = (torch.bmm(query, key_weight).transpose(0, 1) @ padded.transpose(1, 2)
               + torch.bmm(query, key_bias).transpose(0, 1))
     outside = torch.arange(padded_length) >= lengths[:, None, None]
     weights = scores.masked_fill(outside, -torch.inf).softmax(-1).to(padded.dtype)
-    weights = _dropout(weights, rate, layer.training)  # (papers, heads, tokens)
+    weights = _dropout(weights, rate, True)  # (papers, heads, tokens)
     mixed = (torch.bmm((weights @ padded).transpose(0, 1), value_weight.transpose(1, 2))
              + weights.sum(-1, keepdim=True).transpose(0, 1) * value_bias.transpose(1, 2))
     return mixed.transpose(0, 1)

@@ -31,7 +31,8 @@ def papers_of(*lengths: int) -> list[dict]:
              "label": length % 5} for length in lengths]
 
 
-@pytest.mark.parametrize("lengths", [(1,), (40,), (7, 7, 7), (40, 1, 13, 2), (3, 39, 40, 1, 1)])
+@pytest.mark.parametrize("lengths", [
+    (1,), (40,), (7, 7, 7), (40, 1, 13, 2), (3, 39, 40, 1, 1), tuple(range(1, TILE + 5))])
 def test_logits_and_gradients_are_those_of_padded_papers(model, lengths):
     papers = papers_of(*lengths)
     padded, packed = collate(papers, pad_token_id=0), pack(papers, pad_token_id=0)
