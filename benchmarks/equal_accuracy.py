@@ -51,8 +51,8 @@ def write(path: Path, papers: int) -> None:
     for name in ("train", "test"):
         arrays[f"{name}_tokens"] = np.concatenate(
             dataset[name].with_format("numpy")["input_ids"][:]).astype(np.uint16)
-        arrays[f"{name}_lengths"] = np.array(dataset[name]["length"], np.uint16)
-        arrays[f"{name}_labels"] = np.array(dataset[name]["label"], np.uint8)
+        arrays[f"{name}_lengths"] = np.array(dataset[name]["length"][:], np.uint16)
+        arrays[f"{name}_labels"] = np.array(dataset[name]["label"][:], np.uint8)
     np.savez_compressed(path, **arrays)
 
 

@@ -33,7 +33,7 @@ def baseline_predictions(dataset: datasets.DatasetDict, kept: Path) -> dict[str,
         return json.loads(kept.read_text("utf-8"))
     start = time.perf_counter()
     texts = {name: split["text"][:] for name, split in dataset.items()}
-    labels = {name: np.asarray(split["label"]) for name, split in dataset.items()}
+    labels = {name: np.asarray(split["label"][:]) for name, split in dataset.items()}
     majority = DummyClassifier(strategy="most_frequent").fit(texts["train"], labels["train"])
     vectorizer = _vectorizer()
     train = vectorizer.fit_transform(texts["train"])
@@ -64,7 +64,7 @@ def soft_labels(training_papers: datasets.Dataset, folder: Path) -> np.ndarray:
     if not kept.exists():
         start = time.perf_counter()
         logger.info("fitting TF-IDF + LinearSVC for soft labels")
-        labels = np.asarray(training_papers["label"])
+        labels = np.asarray(training_papers["label"][:])
         scores = cross_val_predict(
             LinearSVC(C=TEACHER_COST, random_state=0),
             _vectorizer().fit_transform(training_papers["text"][:]), labels,

@@ -18,19 +18,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from filelock import FileLock, Timeout
+from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from nej import InputError
 from nej.config import OTHER, Config
 from nej.files import checksum, explained_writes, replacing, require
 from nej.papers import CleanPapers, clean
+from nej.rows import in_threads
 from nej.splits import SPLITS, assign, assign_by_date
 from nej.text import tokenize
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 3  # raise it when the same papers and settings would give another data set
+FORMAT = 4  # raise it when the same papers and settings would give another data set
 KNOWN = ("id", "title", "label", "category_code", "published")  # columns before tokenization
+BATCH_PAPERS = 1000  # that are tokenized at a time
 SETTINGS = (
     "text_fields", "label_column", "categories", "min_papers", "top_k", "other_categories",
     "max_bad_rows", "near_duplicate_threshold", "validation_fraction", "test_fraction",
@@ -56,25 +59,21 @@ def load_dataset(config: Config, tokenizer: PreTrainedTokenizerBase, *,
         InputError: bad data, categories that do not exist, too few papers to split.
     """
     folder = cache_folder(config, tokenizer)
-    if not (folder / "dataset_dict.json").exists():
+    if not (folder / f"{SPLITS[-1]}.arrow").exists():
         with ExitStack() as stack:
             if papers is None:
                 papers = stack.enter_context(clean_papers(config))
             dataset = split_papers(papers, config)
-            scratch = stack.enter_context(_scratch())
-            dataset = dataset.with_format("arrow").map(  # Arrow's tables: no object for each value
-                _tokenize, batched=True, desc="Tokenize", load_from_cache_file=False,
-                fn_kwargs={"tokenizer": tokenizer, "text_fields": config.text_fields,
-                           "max_length": config.max_length},
-                features=datasets.Features({
-                    **{name: dataset["train"].features[name] for name in KNOWN},
-                    "text": datasets.Value("string"),
-                    "input_ids": datasets.List(datasets.Value("int32")),
-                    "length": datasets.Value("int32"), "truncated": datasets.Value("bool")}),
-                cache_file_names={name: str(scratch / f"{name}.arrow") for name in SPLITS})
+            scratch = stack.enter_context(_scratch()) / "tokenized"
+            scratch.mkdir()
+            for name, split in dataset.items():
+                _tokenize(split, scratch / f"{name}.arrow", tokenizer=tokenizer,
+                          text_fields=config.text_fields, max_length=config.max_length)
             with replacing(folder) as aside:
-                dataset.with_format(None).save_to_disk(aside)
-    dataset = datasets.load_from_disk(folder)
+                scratch.rename(aside)
+    dataset = datasets.DatasetDict({
+        name: datasets.Dataset.from_file(
+            str(folder / f"{name}.arrow"), split=datasets.NamedSplit(name)) for name in SPLITS})
     for name in SPLITS:
         columns = dataset[name].data.table
         logger.info("%s: %d papers, %.1f tokens on average, %.1f %% truncated to %d tokens",
@@ -83,10 +82,27 @@ def load_dataset(config: Config, tokenizer: PreTrainedTokenizerBase, *,
     return dataset
 
 
-def _tokenize(papers: pa.Table, **how: Any) -> pa.Table:
-    tokenized = tokenize(papers, **how)
-    return pa.table({name: papers[name] for name in KNOWN}
-                    | {name: tokenized[name] for name in tokenized.column_names})
+def _tokenize(split: datasets.Dataset, target: Path, **how: Any) -> None:
+    """Write a split with its tokens, as an Arrow stream that `Dataset.from_file` reads.
+
+    As tables, in threads: Dataset.map would convert one batch while no other is tokenized.
+    """
+    schema = datasets.Features({
+        **{name: split.features[name] for name in KNOWN},
+        "text": datasets.Value("string"), "input_ids": datasets.List(datasets.Value("int32")),
+        "length": datasets.Value("int32"), "truncated": datasets.Value("bool")}).arrow_schema
+
+    def tokenized(papers: pa.Table) -> pa.Table:
+        found = tokenize(papers, **how)
+        return pa.table([(papers if name in KNOWN else found)[name] for name in schema.names],
+                        schema=schema).combine_chunks()
+
+    with (pa.OSFile(str(target), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer,
+          tqdm(total=len(split), desc=f"Tokenize {split.split}", unit=" papers", disable=None
+               ) as bar):
+        for papers in in_threads(tokenized, split.with_format("arrow").iter(BATCH_PAPERS)):
+            writer.write_table(papers)
+            bar.update(len(papers))
 
 
 def cache_folder(config: Config, tokenizer: PreTrainedTokenizerBase) -> Path:
@@ -108,7 +124,7 @@ def describe(dataset: datasets.DatasetDict) -> dict[str, dict]:
     """Return papers, classes and a SHA-256 of ids, labels and tokens, of each split."""
     found = {}
     for name, split in dataset.items():
-        counts = np.bincount(split["label"], minlength=len(split.features["label"].names))
+        counts = np.bincount(split["label"][:], minlength=len(split.features["label"].names))
         digests = {column: hashlib.sha256() for column in ("id", "label", "length", "input_ids")}
         for batch in split.data.table.to_batches():
             digests["id"].update("".join(f"{i}\n" for i in batch["id"].to_pylist()).encode())

@@ -100,10 +100,11 @@ class Backend(ABC):
         Args:
             description: of the progress bar; None shows none.
         """
-        lengths = np.asarray(papers["length"] if hasattr(papers, "select_columns")
-                             else [paper["length"] for paper in papers], int)
-        if hasattr(papers, "select_columns"):
-            papers = papers.select_columns(["input_ids"])
+        split = hasattr(papers, "select_columns")
+        lengths = np.asarray(
+            papers["length"][:] if split else [paper["length"] for paper in papers], int)
+        if split:
+            papers = papers.select_columns(["input_ids"]).with_format("numpy")
         order = np.argsort(-lengths, kind="stable")
         ends = fill(lengths[order].tolist(), self.batch_tokens)
         if not ends:
@@ -112,7 +113,9 @@ class Backend(ABC):
         shown = description is not None and len(ends) > 1
         for start, end in tqdm(zip([0, *ends], ends), total=len(ends), desc=description,
                                disable=None if shown else True):
-            found.append(self.compute([papers[int(row)]["input_ids"] for row in order[start:end]]))
+            rows = order[start:end].tolist()
+            found.append(self.compute(papers[rows]["input_ids"] if split
+                                      else [papers[row]["input_ids"] for row in rows]))
         back = np.argsort(order)
         return Outputs(*(np.concatenate(arrays)[back] for arrays in zip(*found)))
 

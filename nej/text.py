@@ -21,8 +21,9 @@ def tokenize(papers: pa.Table, *, tokenizer: PreTrainedTokenizerBase, text_field
     """
     read = texts(papers, text_fields)
     backend = tokenizer.backend_tokenizer  # what tokenizer(read) calls, and much that is unused
-    backend.no_padding()
-    backend.enable_truncation(max_length)
+    if backend.padding or (backend.truncation or {}).get("max_length") != max_length:
+        backend.no_padding()  # only then: it waits for other threads that tokenize
+        backend.enable_truncation(max_length)
     encoded = backend.encode_batch_fast(read.to_pylist())
     input_ids = pa.array([encoding.ids for encoding in encoded], pa.list_(pa.int32()))
     return pa.table({

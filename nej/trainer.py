@@ -49,17 +49,18 @@ class PaperTrainer(Trainer):
         # of each step: loss (this process's share) and gradient norm
         self.trace: list[tuple[float | torch.Tensor, float | torch.Tensor]] = []
         self.loss_so_far: torch.Tensor | float = 0.0  # of the step that is under way
-        labels = np.asarray(dataset["train"]["label"])
+        labels = np.asarray(dataset["train"]["label"][:])
         callbacks = [StopInOrder(self), *callbacks]
         if config.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(config.early_stopping_patience))
         super().__init__(
             model=model, args=_training_arguments(
-                config, np.asarray(dataset["train"]["length"]), work_dir),
+                config, np.asarray(dataset["train"]["length"][:]), work_dir),
             data_collator=partial(pack if packed else collate, pad_token_id=pad_token_id),
             train_dataset=dataset["train"],
-            eval_dataset=dataset["validation"].select(  # neighbours pad each other little
-                np.argsort(dataset["validation"]["length"], kind="stable"), keep_in_memory=True),
+            eval_dataset=_to_read(dataset["validation"].select(  # neighbours pad each other little
+                np.argsort(dataset["validation"]["length"][:], kind="stable"),
+                keep_in_memory=True)),
             compute_loss_func=self.step_loss, callbacks=callbacks,
             compute_metrics=compute_metrics)
         self.throughput = Throughput(model, self.args.bf16)
@@ -128,13 +129,11 @@ class PaperTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         """Return this process's micro-batches; see StepBatchSampler."""
         sampler = StepBatchSampler(
-            self.train_dataset["length"], global_batch_size=self.config.global_batch_size,
+            self.train_dataset["length"][:], global_batch_size=self.config.global_batch_size,
             micro_batches=self.args.gradient_accumulation_steps, seed=self.config.seed,
             rank=self.args.process_index, world_size=self.args.world_size)
-        needed = [column for column in ("input_ids", "label", "soft_label")
-                  if column in self.train_dataset.column_names]
         loader = DataLoader(
-            self.train_dataset.select_columns(needed).with_format("numpy"), batch_sampler=sampler,
+            _to_read(self.train_dataset), batch_sampler=sampler,
             collate_fn=self.data_collator, num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.device.type == "cuda",
             generator=torch.Generator().manual_seed(self.config.seed))  # not the model's
@@ -223,6 +222,13 @@ class PaperTrainer(Trainer):
         if num_items_in_batch is None:
             num_items_in_batch = (labels != IGNORED).sum()
         return losses.sum() / num_items_in_batch
+
+
+def _to_read(papers: Any) -> Any:
+    """Return the columns that batches are made of, as arrays."""
+    needed = [column for column in ("input_ids", "label", "soft_label")
+              if column in papers.column_names]
+    return papers.select_columns(needed).with_format("numpy")
 
 
 def _training_arguments(config: Config, lengths: np.ndarray, work_dir: Path

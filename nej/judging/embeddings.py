@@ -65,7 +65,7 @@ def _compute(model_dir: Path, most: int) -> PaperEmbeddings:
     rows = sample(len(papers), most, seed=classifier.config.seed)
     chosen = papers.select(rows)
     outputs = classifier.run(chosen, description="Embed the test papers")
-    labels = [classifier.names[label] for label in chosen["label"]]
+    labels = [classifier.names[label] for label in chosen["label"][:]]
     return PaperEmbeddings(outputs.embeddings, labels, len(papers), classifier.config.seed)
 
 

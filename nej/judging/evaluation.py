@@ -108,7 +108,7 @@ def evaluate(model_dir: Path, *, data_path: Path | None = None, papers_path: Pat
     folder, kept = model_dir, cache_folder(config, classifier.tokenizer) / "baselines.json"
     columns: dict[str, list] = {}
     if papers_path is not None:
-        seen = {*dataset["train"]["id"], *dataset["validation"]["id"]}
+        seen = {*dataset["train"]["id"][:], *dataset["validation"]["id"][:]}
         dataset["test"], columns = read_labelled(papers_path, classifier, seen=seen)
         folder = Path(config.reports_dir) / f"{model_dir.name}-on-{papers_path.stem}"
         with explained_writes(folder):  # now, not after the work
@@ -117,7 +117,7 @@ def evaluate(model_dir: Path, *, data_path: Path | None = None, papers_path: Pat
         digest = hashlib.sha256(read.encode()).hexdigest()[:16]
         kept = kept.with_name(f"baselines-{digest}.json")
     test = dataset["test"]
-    labels = {split: np.asarray(dataset[split]["label"]) for split in ("validation", "test")}
+    labels = {split: np.asarray(dataset[split]["label"][:]) for split in ("validation", "test")}
     validation = classifier.run(dataset["validation"], description="Predict validation")
     outputs = classifier.run(test, description="Predict test")
     calibration = calibrate(validation.logits, labels["validation"], names)
@@ -149,7 +149,7 @@ def evaluate(model_dir: Path, *, data_path: Path | None = None, papers_path: Pat
     calibration["test"] = judge_calibration(calibration, raw, predictions)
     write_json(folder / "mistakes.json", mistakes(classifier, test, predictions))
     write_label_issues(folder / "label_issues.csv", suspects,
-                       titles=dict(zip(test["id"], test["title"])))
+                       titles=dict(zip(test["id"][:], test["title"][:])))
     with replacing(folder / "embeddings.npy") as aside, open(aside, "wb") as handle:
         np.save(handle, outputs.embeddings.astype(np.float16))
     _write_predictions(folder / "predictions.csv", predictions)
@@ -244,7 +244,7 @@ def _agreement(predictions: Predictions, categories: Sequence[list[str]]) -> dic
 
 def _codes(papers: datasets.Dataset) -> list[str]:
     names = papers.features["category_code"].names
-    return [names[code] for code in papers["category_code"]]
+    return [names[code] for code in papers["category_code"][:]]
 
 
 def _write_predictions(target: Path, predictions: Predictions) -> None:

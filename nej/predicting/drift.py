@@ -52,7 +52,7 @@ def signals(papers: Any, outputs: Outputs, *, names: Sequence[str], temperature:
             unknown_words: UnknownWords) -> Signals:
     """Return the signals of tokenized papers, from what the model made of them."""
     probabilities = softmax(outputs.logits, temperature)
-    columns = {name: papers[name] if hasattr(papers, "select_columns")
+    columns = {name: papers[name][:] if hasattr(papers, "select_columns")
                else [paper[name] for paper in papers] for name in ("length", "input_ids")}
     return Signals(
         np.asarray(columns["length"]),

@@ -189,7 +189,7 @@ def quantize(graph: onnx.ModelProto) -> onnx.ModelProto:
 
 def _compare(classifier: Classifier, exported: Exported, test: Any, *, sizes: list[int]
              ) -> ExportReport:
-    labels = np.asarray(test["label"])
+    labels = np.asarray(test["label"][:])
     logits, other = (backend.run(test, description=f"Predict, {name}").logits
                      for backend, name in ((classifier, "PyTorch"), (exported, "exported")))
     keep_in_bf16(classifier)
