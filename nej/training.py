@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from accelerate import PartialState
 from transformers import EvalPrediction, PreTrainedTokenizerBase, TrainerCallback, set_seed
 
@@ -85,7 +86,8 @@ def _train(config: Config, device: str, callbacks: Sequence[TrainerCallback],
         if config.distillation_weight:
             from nej.baselines import soft_labels  # scikit-learn, which takes a second
             soft = soft_labels(dataset["train"], cache_folder(config, tokenizer))
-            dataset["train"] = dataset["train"].add_column("soft_label", list(soft))
+            dataset["train"] = dataset["train"].add_column(  # a list of arrays takes seconds
+                "soft_label", pa.FixedSizeListArray.from_arrays(soft.ravel(), soft.shape[1]))
     model = load_classifier(
         config.model_name_or_path, labels=dataset["train"].features["label"].names,
         attn_implementation=config.attn_implementation or "sdpa",
