@@ -32,6 +32,7 @@ def baseline_predictions(dataset: datasets.DatasetDict, kept: Path) -> dict[str,
     if kept.exists():
         return json.loads(kept.read_text("utf-8"))
     start = time.perf_counter()
+    logger.info("fitting the baselines on %d papers, once", len(dataset["train"]))
     texts = {name: split["text"][:] for name, split in dataset.items()}
     labels = {name: np.asarray(split["label"][:]) for name, split in dataset.items()}
     majority = DummyClassifier(strategy="most_frequent").fit(texts["train"], labels["train"])

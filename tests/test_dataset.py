@@ -291,6 +291,17 @@ def test_changed_papers_are_made_anew(load, own_csv, no_tokenizing):
         load(data_path=str(own_csv))
 
 
+def test_batches_go_to_the_disk_whole_and_in_order(load, own_csv, monkeypatch):
+    whole = load(data_path=str(own_csv), max_length=23)
+    monkeypatch.setattr(nej.dataset, "BATCH_PAPERS", 7)  # there are more than the threads take
+    monkeypatch.setattr(nej.dataset, "FORMAT", -1)  # not the cache
+    parts = load(data_path=str(own_csv), max_length=23)
+    for name in SPLITS:
+        assert parts[name].to_list() == whole[name].to_list()
+        sizes = [len(batch) for batch in parts[name].data.to_batches()]
+        assert set(sizes[:-1]) <= {7} and sizes[-1] <= 7, "many small ones take long to open"
+
+
 def test_failure_half_way_leaves_no_cache(load, own_csv, make_config, tokenizer, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(nej.dataset, "tokenize", lambda batch, **options: 1 / 0)
