@@ -43,6 +43,7 @@ def prepare_device(config: Config) -> str:
     wait = timedelta(seconds=config.ddp_timeout)
     # without cpu, torchrun's CPU processes stay alone
     state = PartialState(cpu=on_cpu, timeout=wait)
+    share_cores()
     if state.device.type == "cpu":
         keep_memory()
     if state.device.type == "cuda":
@@ -53,6 +54,15 @@ def prepare_device(config: Config) -> str:
     logger.info("%s, %d process(es), %d threads each", state.device.type, state.num_processes,
                 torch.get_num_threads())
     return state.device.type
+
+
+def share_cores() -> None:
+    """Give each of a machine's processes its share of the threads, if nobody has said how many."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if processes > 1 and "OMP_NUM_THREADS" not in os.environ:
+        share = max(1, torch.get_num_threads() // processes)
+        torch.set_num_threads(share)
+        os.environ["OMP_NUM_THREADS"] = str(share)  # now somebody has
 
 
 def keep_memory(wanted: bool = True) -> None:

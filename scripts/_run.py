@@ -26,6 +26,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     _set_up_logging(debug)
+    _take_cores()
     try:
         sys.exit(main(arguments))
     except InputError as error:
@@ -78,6 +79,17 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str):
         """Raise InputError with argparse's message."""
         raise InputError(f"command line: {message}; --help shows what there is")
+
+
+def _take_cores() -> None:
+    """Undo the one thread that a launcher asks for where nobody has said how many.
+
+    `accelerate launch` does it to a lone process on a CPU, too, which then takes twice as long on
+    two cores. torch takes all cores instead; `device.share_cores` gives several processes a share.
+    """
+    launched = {"ACCELERATE_DYNAMO_BACKEND", "TORCHELASTIC_RUN_ID"} & set(os.environ)
+    if launched and os.environ.get("OMP_NUM_THREADS") == "1":
+        del os.environ["OMP_NUM_THREADS"]  # before torch is imported
 
 
 def _set_up_logging(debug: bool) -> None:

@@ -164,7 +164,11 @@ def test_accelerate_launch_trains(config_file, tmp_path):
     done = run("train.py", "--config", config_file, "--do_predict", "false", "--max_steps", "2",
                launcher=(*launch, "--config_file", str(ROOT / "accelerate_config.yaml")))
     assert done.returncode == 0, done.stderr[-2000:]
-    assert (tmp_path / "model" / "manifest.json").exists()
+    manifest = json.loads((tmp_path / "model" / "manifest.json").read_text())
+    alone = subprocess.run(
+        [sys.executable, "-c", "import torch; print(torch.get_num_threads())"], text=True,
+        capture_output=True, env={k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"})
+    assert manifest["threads"] == int(alone.stdout), "the launcher's one thread"
 
 
 @pytest.mark.system
