@@ -307,8 +307,8 @@ def main() -> None:
                 rounds.setdefault(name, []).append(measure(makers[name], seed, options))
     rate = statistics.median(rates)
     print(f"{options.model}, max_length {options.max_length}, {'real' if found else 'generated'} "
-          f"papers of {np.mean(dataset['train']['length'][:]):.0f} tokens, dropout {options.dropout}, "
-          f"{options.batch} papers per step, "
+          f"papers of {np.mean(dataset['train']['length'][:]):.0f} tokens, "
+          f"dropout {options.dropout}, {options.batch} papers per step, "
           f"{torch.cuda.get_device_name() if GPU else f'{torch.get_num_threads()} threads'}, "
           f"bf16 matrix product {rate / 1e12:,.2f} TFLOP/s, "
           f"torch {torch.__version__}, transformers {transformers.__version__}, "
