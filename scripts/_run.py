@@ -86,9 +86,11 @@ def _take_cores() -> None:
 
     `accelerate launch` does it to a lone process on a CPU, too, which then takes twice as long on
     two cores. torch takes all cores instead; `device.share_cores` gives several processes a share.
+    Who means one sets MKL_NUM_THREADS as well, which launchers leave alone.
     """
     launched = {"ACCELERATE_DYNAMO_BACKEND", "TORCHELASTIC_RUN_ID"} & set(os.environ)
-    if launched and os.environ.get("OMP_NUM_THREADS") == "1":
+    if (launched and os.environ.get("OMP_NUM_THREADS") == "1"
+            and "MKL_NUM_THREADS" not in os.environ):
         del os.environ["OMP_NUM_THREADS"]  # before torch is imported
 
 

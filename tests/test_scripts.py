@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -169,6 +170,19 @@ def test_accelerate_launch_trains(config_file, tmp_path):
         [sys.executable, "-c", "import torch; print(torch.get_num_threads())"], text=True,
         capture_output=True, env={k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"})
     assert manifest["threads"] == int(alone.stdout), "the launcher's one thread"
+
+
+@pytest.mark.parametrize("env, threads", [
+    ({"ACCELERATE_DYNAMO_BACKEND": "NO", "OMP_NUM_THREADS": "1"}, None),
+    ({"TORCHELASTIC_RUN_ID": "none", "OMP_NUM_THREADS": "1"}, None),
+    ({"ACCELERATE_DYNAMO_BACKEND": "NO", "OMP_NUM_THREADS": "4"}, "4"),
+    ({"TORCHELASTIC_RUN_ID": "none", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}, "1"),
+    ({"OMP_NUM_THREADS": "1"}, "1")])
+def test_one_thread_that_nobody_asked_for_is_not_kept(env, threads, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(os, "environ", dict(env))
+    runpy.run_path(str(ROOT / "scripts" / "_run.py"))["_take_cores"]()
+    assert os.environ.get("OMP_NUM_THREADS") == threads
 
 
 @pytest.mark.system

@@ -66,8 +66,8 @@ def reproduce(model_dir: Path) -> Reproduction:
                     "--do_predict", "false", "--reports_dir", str(Path(scratch) / "reports")]
         logger.info("training again at commit %s, with %d threads", manifest["git"]["commit"][:12],
                     manifest["threads"])
-        done = subprocess.run(command, stdout=sys.stderr, env=os.environ | {
-            "OMP_NUM_THREADS": str(manifest["threads"])})
+        done = subprocess.run(command, stdout=sys.stderr, env=os.environ | dict.fromkeys(
+            ("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(manifest["threads"])))
         if done.returncode:
             raise InputError(f"training again ended with exit code {done.returncode}; its own "
                              "message above says why")
