@@ -20,7 +20,8 @@ def test_memory_that_was_freed_is_used_again_without_page_faults():
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
     keep_memory()
     try:
-        assert [faults() for _ in range(6)][-1] < PAGES / 20
+        torch.ones(2 * 1024 * PAGES)  # before glibc 2.38 it may not fit into its equal's place
+        assert faults() < PAGES / 20
     finally:
         keep_memory(False)
 
