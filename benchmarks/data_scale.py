@@ -64,7 +64,7 @@ def prepare_nej(path: Path, folder: Path, *, near_duplicate_threshold: float | N
     from nej.papers import clean
     yield 0
     papers = clean(path, folder, near_duplicate_threshold=near_duplicate_threshold)
-    dataset = split_papers(papers, Config(data_path=str(path)))
+    dataset = split_papers(papers, Config(data_path=str(path), min_papers=100))
     yield sum(len(part) for part in dataset.values())
 
 

@@ -2,18 +2,14 @@
 
 import logging
 import re
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from tqdm import tqdm
 from xxhash import xxh3_64_intdigest
-
-from nej.rows import in_threads
 
 logger = logging.getLogger(__name__)
 
@@ -22,12 +18,14 @@ SHINGLE_WORDS = 3
 # in 6,000, at 0.6 one in 90
 BANDS, ROWS = 32, 4
 SEED = 1
+TEXTS_AT_ONCE = 128  # from 256 on rensa starts threads, without which a forked process would wait
 MIX = np.array([0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 0xD6E8FEB86659FD93],
                np.uint64)  # odd numbers, to make one number of a band's four, or of three words'
 
 
 def near_duplicates(
-    texts: Callable[[], Iterable[pa.Array]], *, threshold: float, ranks: Sequence[int]
+    texts: Iterable[pa.Array], bands: Iterable[np.ndarray], *, threshold: float,
+    ranks: Sequence[int],
 ) -> dict[int, tuple[int, float]]:
     """Find the texts that nearly repeat an earlier one.
 
@@ -38,17 +36,17 @@ def near_duplicates(
     be overlooked: see BANDS.)
 
     Args:
-        texts: a function that goes through the texts, batch by batch; it is called twice.
+        texts: batches of them.
+        bands: their `sketch`, a row at a time.
         threshold: the least similarity, over 0 and at most 1.
         ranks: for each text a number of its own; the one with the lower number is the earlier one.
 
     Returns:
         For the index of each near-duplicate, the index of the earlier text and the similarity.
     """
-    start = time.perf_counter()
-    buckets = _buckets(texts(), len(ranks))
+    buckets = _buckets(bands)
     sets = {index: shingles(text.as_py())
-            for index, text in enumerate(chain.from_iterable(texts())) if index in buckets}
+            for index, text in enumerate(chain.from_iterable(texts)) if index in buckets}
     kept: dict[tuple[int, int], list[int]] = defaultdict(list)  # of each bucket
     found: dict[int, tuple[int, float]] = {}
     compared = 0
@@ -62,8 +60,7 @@ def near_duplicates(
         else:
             for bucket in buckets[index]:
                 kept[bucket].append(index)
-    logger.info("near-duplicates: %d, from %d pairs that were compared, in %.0f s", len(found),
-                compared, time.perf_counter() - start)
+    logger.info("near-duplicates: %d, from %d pairs that were compared", len(found), compared)
     return found
 
 
@@ -79,39 +76,37 @@ def jaccard(one: set[str], other: set[str]) -> float:
     return len(one & other) / len(one | other)
 
 
-def _buckets(texts: Iterable[pa.Array], number: int) -> dict[int, list[tuple[int, int]]]:
-    """Sketch each text; return the buckets, (band, value), of those that share one.
-
-    The values of all bands are 256 bytes a text.
+def sketch(texts: pa.Array) -> np.ndarray:
+    """Return for each band a number of each text, uint64 (BANDS, texts): the more similar two texts
+    are, the likelier one of their numbers is the same.
     """
-    values = np.empty((number, BANDS), np.uint64)
-    start = 0
-    with tqdm(total=number, desc="Near-duplicates", unit=" papers", disable=None) as bar:
-        for found in in_threads(_sketch, texts):
-            values[start:start + len(found)] = found
-            start += len(found)
-            bar.update(len(found))
-    shared: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    for band in range(BANDS):
-        value, place, count = np.unique(values[:, band], return_inverse=True, return_counts=True)
-        for index in np.flatnonzero(count[place] > 1).tolist():
-            shared[index].append((band, int(place[index])))
-    return shared
-
-
-def _sketch(texts: pa.Array) -> np.ndarray:
-    """Return a number of each text for each band, uint64 (texts, BANDS)."""
     from rensa import RMinHash
-    if len(texts) == 0:
-        return np.empty((0, BANDS), np.uint64)
-    sketches = RMinHash.digest_matrix_from_flat_token_hashes(
-        *_hash_shingles(texts), num_perm=BANDS * ROWS, seed=SEED)
-    return np.array(sketches.to_rows(), np.uint64).reshape(-1, BANDS, ROWS) @ MIX  # modulo 2^64
+    hashes, ends = _hash_shingles(texts)
+    found = [np.empty((0, BANDS), np.uint64)]
+    for start in range(0, len(texts), TEXTS_AT_ONCE):
+        some = ends[start:start + TEXTS_AT_ONCE + 1]
+        sketches = RMinHash.digest_matrix_from_flat_token_hashes(
+            hashes[some[0]:some[-1]], some - some[0], num_perm=BANDS * ROWS, seed=SEED)
+        numbers = np.array(sketches.to_rows(), np.uint64).reshape(-1, BANDS, ROWS)
+        found.append(numbers @ MIX)  # modulo 2^64
+    return np.concatenate(found).T
+
+
+def _buckets(bands: Iterable[np.ndarray]) -> dict[int, list[tuple[int, int]]]:
+    """Return the buckets, (band, number), of each text that shares one with another."""
+    shared: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for band, numbers in enumerate(bands):
+        ordered = np.sort(numbers)
+        repeated = ordered[1:][ordered[1:] == ordered[:-1]]
+        index = np.flatnonzero(np.isin(numbers, repeated))
+        for text, number in zip(index.tolist(), numbers[index].tolist()):
+            shared[text].append((band, number))
+    return shared
 
 
 def _hash_shingles(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     """Return a hash of each of the texts' `shingles`, and where those of each text begin and the
-    last ones end, both uint64: in half the time of making them, and other threads can work.
+    last ones end, both uint64: in half the time of making them.
     """
     words = pc.split_pattern_regex(pc.utf8_lower(texts), r"[^\pL\pN_]+")
     found = words.flatten().dictionary_encode()

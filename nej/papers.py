@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from nej import InputError
-from nej.duplicates import near_duplicates
+from nej.duplicates import BANDS, near_duplicates, sketch
 from nej.fields import TEXTS
 from nej.rows import Reject, Rows, read_rows
 from nej.splits import to_positions
@@ -85,7 +85,8 @@ def clean(path: Path, scratch: Path, *, max_bad_rows: int = 0,
     Raises:
         InputError: an unreadable file, no papers, or too many bad rows.
     """
-    rows, bad, files = read_rows(path, scratch)
+    rows, bad, files = read_rows(
+        path, scratch, sketch=None if near_duplicate_threshold is None else sketch)
     total = len(rows.row) + len(bad)
     if total == 0:
         raise InputError(f"{path}: no papers, only a header; fetch the file again")
@@ -146,9 +147,9 @@ def _near_duplicates(rows: Rows, kept: np.ndarray, files: list[Path], threshold:
                      ) -> Iterator[Reject]:
     index = np.flatnonzero(kept)
     found = near_duplicates(
-        lambda: (batch["summary"] for batch in _kept_batches(files, kept)),
+        (batch["summary"] for batch in _kept_batches(files, kept)),
+        (np.concatenate([part[band] for part in rows.sketches])[kept] for band in range(BANDS)),
         threshold=threshold, ranks=_first_rows(rows, index).tolist())
-    # near_duplicates goes through the files by `kept`, which changes only now
     for later, (earlier, similarity) in found.items():
         yield _repeat(rows, kept, index[later], index[earlier], "near-duplicate",
                       f"has a summary that is {similarity:.0%} that of")

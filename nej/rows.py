@@ -17,15 +17,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
+from tqdm import tqdm
 
 from nej import InputError
 from nej.fields import COLUMNS, KAGGLE_COLUMNS, LABELS, PUBLISHED, TEXTS, clean_batch
 from nej.files import require
 
 BLOCK_BYTES = 8 << 20  # a row must fit into a block
-PART_BYTES = 32 << 20  # the least that a process of its own is worth
+PART_BYTES = 16 << 20  # that a process reads at a time, or up to twice as many
 LONGEST_HEADER = 1 << 16  # bytes
-MOST_PARTS = 8
+MOST_PROCESSES = 8
 THREADS = 4
 
 
@@ -103,6 +104,7 @@ class Rows:
     published: np.ndarray  # datetime64[D]
     labels: dict[str, np.ndarray]  # int32, index into names
     names: dict[str, pa.Array]
+    sketches: list[np.ndarray]  # of the summaries, on disk, by file
 
 
 @dataclass(frozen=True)
@@ -116,11 +118,15 @@ class Reject:
     of: str | None = None  # id of the paper that it repeats
 
 
-def read_rows(path: Path, folder: Path) -> tuple[Rows, list[Reject], list[Path]]:
+def read_rows(path: Path, folder: Path, *, sketch: Callable[[pa.Array], np.ndarray] | None = None
+              ) -> tuple[Rows, list[Reject], list[Path]]:
     """Read the CSV at `path`; write the TEXTS of its good rows to `folder`, as Arrow streams.
 
     White space is collapsed. About 100 bytes a row are in memory, the rest on disk. A large file is
     read by several processes.
+
+    Args:
+        sketch: makes an array (..., texts) of a batch of summaries, which is kept on disk.
 
     Returns:
         What is known of the good rows; the bad ones: a wrong number of fields, an empty id,
@@ -133,15 +139,17 @@ def read_rows(path: Path, folder: Path) -> tuple[Rows, list[Reject], list[Path]]
     header = check_header(require(path))
     parts = [(*part, folder / f"papers-{number}.arrow")
              for number, part in enumerate(_cut(path, _how_many_parts(path)))]
-    read = partial(_read_part, path, header)
+    read = partial(_read_part, path, header, sketch)
     try:
         if len(parts) == 1:
             found = [read(parts[0])]
         else:  # what they inherit makes them start at once; they leave Ctrl-C to this process
             with ProcessPoolExecutor(
-                    len(parts), multiprocessing.get_context("fork"),
-                    signal.signal, (signal.SIGINT, signal.SIG_IGN)) as processes:
-                found = list(processes.map(read, parts))
+                    min(len(parts), os.cpu_count() or 1, MOST_PROCESSES),
+                    multiprocessing.get_context("fork"), signal.signal,
+                    (signal.SIGINT, signal.SIG_IGN)) as processes:
+                found = list(tqdm(processes.map(read, parts), desc=f"Read {path}",
+                                  total=len(parts), unit=" parts", disable=None))
     except pa.ArrowInvalid as error:  # a field that is larger than a block
         raise InputError(f"{path}: {' '.join(str(error).split())[:200]}; correct or delete the row "
                          "(the header is row 1, blank lines do not count)") from error
@@ -151,7 +159,7 @@ def read_rows(path: Path, folder: Path) -> tuple[Rows, list[Reject], list[Path]]
 def _how_many_parts(path: Path) -> int:
     if sys.platform != "linux":  # elsewhere processes cannot safely inherit what is loaded
         return 1
-    return max(1, min(os.cpu_count() or 1, MOST_PARTS, path.stat().st_size // PART_BYTES))
+    return max(1, path.stat().st_size // PART_BYTES)
 
 
 def _cut(path: Path, parts: int) -> list[tuple[int, int]]:
@@ -238,9 +246,11 @@ class _Part:
     arrays: dict[str, list[np.ndarray]]  # the fields of Rows, and labels, by batch
     ids: list[pa.Array]
     names: dict[str, list[str]]
+    sketches: list[Path]  # an array's file, or nothing
 
 
-def _read_part(path: Path, header: list[str], part: tuple[int, int, Path]) -> _Part:
+def _read_part(path: Path, header: list[str], sketch: Callable | None,
+               part: tuple[int, int, Path]) -> _Part:
     """Do what `read_rows` does, for the bytes from `start` to `end` of a file that was checked."""
     start, end, file = part
     wrong: list[tuple[int, int, int, str]] = []  # rows with a wrong number of fields
@@ -254,6 +264,7 @@ def _read_part(path: Path, header: list[str], part: tuple[int, int, Path]) -> _P
     vocabulary: dict[str, dict[str, int]] = {column: {} for column in LABELS}
     faults: list[tuple[int, str, str]] = []  # number among the parsed rows, id, reason
     ids: list[pa.Array] = []
+    sketched: list[np.ndarray] = []
     parsed = 0
     schema = pa.schema([(column, pa.string()) for column in TEXTS])
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
@@ -265,6 +276,8 @@ def _read_part(path: Path, header: list[str], part: tuple[int, int, Path]) -> _P
             parsed += rows
             writer.write_batch(texts.cast(schema))
             ids.append(texts["id"])
+            if sketch is not None:
+                sketched.append(sketch(texts["summary"]))
             for name, array in known.items():
                 arrays[name].append(array)
             for column in LABELS:
@@ -277,8 +290,11 @@ def _read_part(path: Path, header: list[str], part: tuple[int, int, Path]) -> _P
     bad += [Reject(row, name, "bad row", f"has {there} fields and not {wanted}")
             for row, there, wanted, name in wrong]
     arrays["row"] = [number[rows] for rows in arrays["row"]]
+    if sketched:
+        np.save(file.with_suffix(".npy"), np.concatenate(sketched, axis=-1))
     return _Part(parsed + len(wrong), bad, dict(arrays), ids,
-                 {column: list(names) for column, names in vocabulary.items()})
+                 {column: list(names) for column, names in vocabulary.items()},
+                 [file.with_suffix(".npy")] if sketched else [])
 
 
 def _batches(path: Path, header: list[str], start: int, end: int,
@@ -331,4 +347,5 @@ def _join(parts: list[_Part]) -> tuple[Rows, list[Reject]]:
         id=pa.chunked_array([ids for part in parts for ids in part.ids], pa.string()),
         labels={column: arrays.pop(column) for column in LABELS},
         names={column: pa.array(list(names), pa.string()) for column, names in vocabulary.items()},
+        sketches=[np.load(file, mmap_mode="r") for part in parts for file in part.sketches],
         **arrays), bad

@@ -1,13 +1,16 @@
 """Near-duplicates: found as a comparison of all pairs finds them, and never in two splits."""
 
+import multiprocessing
 import random
+import sys
 from itertools import combinations
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from nej.dataset import clean_papers, split_papers
-from nej.duplicates import _hash_shingles, jaccard, near_duplicates, shingles
+from nej.duplicates import BANDS, _hash_shingles, jaccard, near_duplicates, shingles, sketch
 from nej.papers import clean
 from tests.test_papers import paper, write_papers
 
@@ -43,8 +46,9 @@ def test_all_pairs_compared_give_the_same(seed, threshold):
             expected[later] = (-best[1], best[0])
     batches = [pa.array(part, pa.string())
                for part in (texts[:40], [], texts[40:41], texts[41:])]
+    bands = np.concatenate([sketch(batch) for batch in batches], axis=1)
     assert near_duplicates(
-        lambda: batches, threshold=threshold, ranks=range(len(texts))) == expected
+        batches, bands, threshold=threshold, ranks=range(len(texts))) == expected
     assert expected
 
 
@@ -65,6 +69,16 @@ def test_texts_share_the_hash_of_a_shingle_where_they_share_the_shingle():
         assert len(found) == len(shingles(text) - {""})
         number |= dict.fromkeys(found)
     assert len(number) == len(set().union(*map(shingles, texts)) - {""})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
+def test_a_forked_process_makes_the_same_sketches_as_its_parent_did_before():
+    """It would wait for ever if they were made by threads, which it lacks."""
+    texts = pa.array([f"{number} words are some {number} words" for number in range(2000)])
+    here = sketch(texts)
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        there = pool.apply_async(sketch, (texts,)).get(timeout=60)
+    assert np.array_equal(here, there) and here.shape == (BANDS, 2000)
 
 
 @pytest.fixture
