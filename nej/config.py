@@ -53,7 +53,7 @@ class Config:
     """One experiment, resolved and checked. docs/configuration.md explains each key."""
 
     # data
-    data_path: str = _key("data/arxiv.csv", "CSV with Kaggle's ten columns.")
+    data_path: str = _key("data/arxiv.csv", "CSV of papers with Kaggle's columns.")
     text_fields: Literal["summary", "title+summary"] = _key(
         "summary", "What the model reads: the summary, or the title and the summary.")
     label_column: Literal["category_code", "category"] = _key(
