@@ -22,7 +22,8 @@ from transformers import AutoConfig, PreTrainedModel
 from nej import InputError
 from nej.config import Config
 from nej.files import (
-    CONFIG_FILE, checksum, explained_writes, flush, require, run_lock, write_csv, write_json,
+    CONFIG_FILE, checkpoints, checksum, data_checksum, explained_writes, flush, run_lock, write_csv,
+    write_json,
 )
 
 logger = logging.getLogger(__name__)
@@ -102,6 +103,8 @@ def unfinished_run(config: Config) -> UnfinishedRun:
         changes = _changes(before["settings"], settings)
         run = UnfinishedRun(work_dir, before["id"], changes=[*before["changes"], *changes])
     except (OSError, ValueError, KeyError, TypeError):
+        if _never_began(work_dir):
+            return new
         changes = [f"no {RECORD.name} in it"]
     else:
         safe = not config.overwrite_output_dir and _more_steps(before["settings"], config, changes)
@@ -116,6 +119,14 @@ def unfinished_run(config: Config) -> UnfinishedRun:
         f"output_dir: {work_dir} holds another run, unfinished ({', '.join(changes)}); go on "
         "with its settings, or with these by --allow_changes true, name another --output_dir, or "
         "discard it with --overwrite_output_dir true")
+
+
+def _never_began(work_dir: Path) -> bool:
+    """Return whether only that is there which a kill leaves before RECORD is written."""
+    folder = work_dir / RECORD.parent
+    return work_dir.is_dir() and all(
+        path == folder or path.name.startswith(f".{RECORD.name}.")
+        for path in (*work_dir.iterdir(), *folder.glob("*")))
 
 
 def mark_unfinished(run: UnfinishedRun, config: Config) -> None:
@@ -154,7 +165,7 @@ def clear_remains(model_dir: Path) -> None:
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    return dataclasses.asdict(config) | {DATA: checksum(require(Path(config.data_path)))}
+    return dataclasses.asdict(config) | {DATA: data_checksum(Path(config.data_path))}
 
 
 def _changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -185,8 +196,7 @@ def newest_intact(folder: Path) -> Path | None:
     Trainer itself takes the newest folder, broken or not, and fails on one that a kill left half
     written (transformers issue 35782).
     """
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    for checkpoint in reversed(found):
+    for checkpoint in checkpoints(folder):
         problem = _problem(checkpoint)
         if problem is None:
             best = json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))[

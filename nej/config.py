@@ -220,7 +220,7 @@ def _known(key: str, where: str) -> str:
 def _checked_type(key: str, value: Any, where: str) -> Any:
     """Return a JSON value of the type that Config's field has, or raise InputError."""
     wanted = get_type_hints(Config)[_known(key, where)]
-    options = [o for o in (get_args(wanted) if type(None) in get_args(wanted) else [wanted])]
+    options = get_args(wanted) if type(None) in get_args(wanted) else [wanted]
     for option in options:
         choices = get_args(option)
         if option is type(None) and value is None:

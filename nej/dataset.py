@@ -4,6 +4,7 @@ import difflib
 import hashlib
 import json
 import logging
+import os
 import shutil
 import tempfile
 import time
@@ -23,7 +24,7 @@ from transformers import PreTrainedTokenizerBase
 
 from nej import InputError
 from nej.config import OTHER, Config
-from nej.files import checksum, explained_writes, replacing, require
+from nej.files import data_checksum, explained_writes, replacing
 from nej.papers import CleanPapers, clean
 from nej.rows import in_threads
 from nej.splits import SPLITS, assign, assign_by_date
@@ -31,7 +32,8 @@ from nej.text import tokenize
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 4  # raise it when the same papers and settings would give another data set
+FORMAT = 4  # raise it when the same papers and settings would give another data set, soft labels
+# or baselines, or one that lies there otherwise
 KNOWN = ("id", "title", "label", "category_code", "published")  # columns before tokenization
 BATCH_PAPERS = 1000  # that are tokenized at a time
 SETTINGS = (
@@ -110,7 +112,7 @@ def cache_folder(config: Config, tokenizer: PreTrainedTokenizerBase) -> Path:
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     key = {
         "format": FORMAT,
-        "papers": checksum(require(Path(config.data_path))),
+        "papers": data_checksum(Path(config.data_path)),
         "settings": {name: getattr(config, name) for name in SETTINGS},
         # its last use leaves truncation and padding in the tokenizer, which is not what it is
         "tokenizer": {part: value for part, value in backend.items()
@@ -165,7 +167,9 @@ def _scratch() -> Iterator[Path]:
                     with FileLock(left / ".lock", timeout=0):
                         shutil.rmtree(left, ignore_errors=True)
         folder = Path(stack.enter_context(
-            tempfile.TemporaryDirectory(prefix=".scratch-", dir=parent)))
+            tempfile.TemporaryDirectory(
+                prefix=".scratch-", dir=parent,
+                ignore_cleanup_errors=os.name == "nt")))  # where files in use cannot go
         stack.enter_context(FileLock(folder / ".lock"))
         yield folder
 

@@ -33,7 +33,8 @@ def check_processes() -> None:
         raise InputError(
             "accelerate launch was asked for more than one process and started 1; on CPUs use "
             f"`torchrun --nproc_per_node N scripts/{Path(sys.argv[0]).name} ...`, on GPUs add "
-            "--multi_gpu, or ask for --num_processes 1")
+            "--multi_gpu, or ask for --num_processes 1; and if a job script set MASTER_ADDR for "
+            "a single process, unset it")
 
 
 def prepare_device(config: Config) -> str:

@@ -18,7 +18,9 @@ SHINGLE_WORDS = 3
 # in 6,000, at 0.6 one in 90
 BANDS, ROWS = 32, 4
 SEED = 1
-TEXTS_AT_ONCE = 128  # from 256 on rensa starts threads, without which a forked process would wait
+# from 256 texts on rensa has a pool of threads, which a forked process does not inherit and would
+# wait for for ever
+TEXTS_AT_ONCE = 128
 MIX = np.array([0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 0xD6E8FEB86659FD93],
                np.uint64)  # odd numbers, to make one number of a band's four, or of three words'
 
@@ -65,10 +67,13 @@ def near_duplicates(
 
 
 def shingles(text: str) -> set[str]:
-    """Return a text's sequences of three words, or what there is of a shorter one."""
+    """Return a text's sequences of three words, or what there is of a shorter one.
+
+    One without any word is only like itself.
+    """
     words = re.findall(r"\w+", text.lower())
     runs = zip(*(words[start:] for start in range(SHINGLE_WORDS)))
-    return set(map(" ".join, runs)) or {" ".join(words)}
+    return set(map(" ".join, runs)) or {" ".join(words) or text}
 
 
 def jaccard(one: set[str], other: set[str]) -> float:
@@ -107,6 +112,9 @@ def _buckets(bands: Iterable[np.ndarray]) -> dict[int, list[tuple[int, int]]]:
 def _hash_shingles(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     """Return a hash of each of the texts' `shingles`, and where those of each text begin and the
     last ones end, both uint64: in half the time of making them.
+
+    A sequence's hash is the sum of its words' hashes, times a number of MIX for each place, modulo
+    2^64.
     """
     words = pc.split_pattern_regex(pc.utf8_lower(texts), r"[^\pL\pN_]+")
     found = words.flatten().dictionary_encode()
@@ -116,7 +124,8 @@ def _hash_shingles(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     text = np.repeat(np.arange(len(texts)), pc.list_value_length(words).to_numpy())
     text, hashes = text[hashes != 0], hashes[hashes != 0]  # before the first word there is ""
     size = np.bincount(text, minlength=len(texts))
-    left = np.cumsum(size)[text] - np.arange(len(text))  # words from this one to the text's end
+    # words from this one to the text's end, so that no sequence reaches into the next text
+    left = np.cumsum(size)[text] - np.arange(len(text))
     runs = hashes * MIX[0]
     for place in range(1, SHINGLE_WORDS):
         runs[:-place] += hashes[place:] * MIX[place] * (left[:-place] > place)

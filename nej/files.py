@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -104,10 +105,18 @@ def run_lock(model_dir: Path) -> FileLock:
     return FileLock(model_dir.with_name(model_dir.name + ".lock"), timeout=0)
 
 
+def checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints in a folder, the newest first."""
+    found = [path for path in folder.glob("checkpoint-*") if path.name[11:].isdigit()]
+    return sorted(found, key=lambda path: -int(path.name[11:]))
+
+
 def flush(path: Path) -> None:
     """Force a file, or a folder and every file in it, to the disk."""
     for file in [path, *path.rglob("*")] if path.is_dir() else [path]:
-        handle = os.open(file, os.O_RDONLY)
+        if os.name == "nt" and file.is_dir():  # which Windows cannot open
+            continue
+        handle = os.open(file, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:
@@ -126,6 +135,25 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> No
         writer = csv.writer(file)
         writer.writerow(header)
         writer.writerows(rows)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return what a file of JSON holds, {} if there is none."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+
+
+def data_checksum(path: Path) -> str:
+    """Return the sha256 of a CSV of papers, which is read again only if it was written to since."""
+    found = require(path).stat()
+    return _data_checksum(path, found.st_ino, found.st_size, found.st_ctime_ns)  # none can set it
+
+
+@cache
+def _data_checksum(path: Path, *_: int) -> str:
+    return checksum(path)
 
 
 def checksum(path: Path, algorithm: str = "sha256") -> str:

@@ -50,7 +50,8 @@ def write_manifest(
         "split_sha256": result.split_sha256,
         "starting_checkpoint": {
             "name": start,
-            "sha256": checksum(Path(str(cached_file(start, "model.safetensors"))))},
+            "sha256": checksum(Path(str(cached_file(
+                start, "model.safetensors", local_files_only=True))))},
         "seed": config.seed,
         "steps": result.steps,
         "training_seconds": round(result.seconds, 1),

@@ -102,7 +102,7 @@ def load_classifier(
         overrides["label2id"] = {label: index for index, label in enumerate(labels)}
     with _explained(name):
         return DistilBertForSequenceClassification.from_pretrained(
-            name, local_files_only=not _hub_needed(name), **overrides)
+            name, local_files_only=not _hub_needed(name), use_safetensors=True, **overrides)
 
 
 def save_model(model: PreTrainedModel, folder: Path) -> None:
@@ -211,7 +211,7 @@ def build_starter(output: Path = STARTER, *, source: Path | None = None) -> bool
     return True
 
 
-def relay_bert(bert: dict[str, torch.Tensor], *, n_heads: int = 12) -> DistilBertModel:
+def relay_bert(bert: dict[str, torch.Tensor]) -> DistilBertModel:
     """Re-lay the weights of a BERT encoder as a DistilBertModel that computes the same.
 
     Args:
@@ -221,7 +221,7 @@ def relay_bert(bert: dict[str, torch.Tensor], *, n_heads: int = 12) -> DistilBer
     layers = 1 + max(int(k.split(".")[2]) for k in bert if k.startswith("encoder.layer."))
     config = DistilBertConfig(
         vocab_size=bert["embeddings.word_embeddings.weight"].shape[0],
-        max_position_embeddings=positions, dim=dim, n_layers=layers, n_heads=n_heads,
+        max_position_embeddings=positions, dim=dim, n_layers=layers, n_heads=12,
         hidden_dim=bert["encoder.layer.0.intermediate.dense.weight"].shape[0],
     )
     weights = {

@@ -77,7 +77,7 @@ def filler(tokens: int, device: str) -> int:
     return -tokens % max(TILE, 2 ** (tokens.bit_length() - 5)) if device == "cpu" else 0
 
 
-class Rows(NamedTuple):
+class PaperRows(NamedTuple):
     """Which rows are whose, of papers end to end; what fills up, after them, is nobody's."""
 
     sizes: list[int]  # rows of each paper; on a GPU empty, as it would have to be waited for
@@ -94,7 +94,7 @@ def packed_first_tokens(
     on_gpu = device.type == "cuda"
     offsets = torch.zeros(count + 1, dtype=torch.int32, device=device)
     offsets[1:] = lengths.cumsum(0)
-    rows = Rows([] if on_gpu else lengths.tolist(), offsets, longest)
+    rows = PaperRows([] if on_gpu else lengths.tolist(), offsets, longest)
     encoder = model.distilbert
     embeddings = encoder.embeddings
     starts = offsets[:-1].repeat_interleave(lengths, output_size=len(input_ids))
@@ -111,7 +111,7 @@ def packed_first_tokens(
     return _after_attention(last, _first_attention(last, firsts, hidden, rows), firsts)
 
 
-def _attention(layer: Any, hidden: torch.Tensor, rows: Rows) -> torch.Tensor:
+def _attention(layer: Any, hidden: torch.Tensor, rows: PaperRows) -> torch.Tensor:
     """Return what each token takes from those of its paper, (tokens, heads, d)."""
     attention = layer.attention
     asked = _projected(attention, "qkv", hidden)
@@ -120,11 +120,11 @@ def _attention(layer: Any, hidden: torch.Tensor, rows: Rows) -> torch.Tensor:
         query, key, value = asked.unbind(1)
         return _flash(query, key, value, rows, rows, rate)
     if rate == 0.0 and not (torch.is_grad_enabled() and asked.requires_grad):
-        return _attend(asked, rows.sizes)
-    return _Attention.apply(asked, rows.sizes, rate)
+        return _attend_without_gradient(asked, rows.sizes)
+    return _PaperAttention.apply(asked, rows.sizes, rate)
 
 
-def _first_attention(layer: Any, firsts: torch.Tensor, hidden: torch.Tensor, rows: Rows
+def _first_attention(layer: Any, firsts: torch.Tensor, hidden: torch.Tensor, rows: PaperRows
                      ) -> torch.Tensor:
     """Return what each paper's first token takes from all, (papers, heads, d).
 
@@ -135,7 +135,8 @@ def _first_attention(layer: Any, firsts: torch.Tensor, hidden: torch.Tensor, row
     rate = attention.dropout.p if layer.training else 0.0
     query = _projected(attention, "q", firsts)[:, 0]
     if query.is_cuda:
-        single = Rows([], torch.arange(len(firsts) + 1, dtype=torch.int32, device=query.device), 1)
+        ends = torch.arange(len(firsts) + 1, dtype=torch.int32, device=query.device)
+        single = PaperRows([], ends, 1)
         key, value = _projected(attention, "kv", hidden).unbind(1)
         return _flash(query, key, value, single, rows, rate)
     # by groups, so that a long paper among many short ones makes few of them long
@@ -206,9 +207,9 @@ def _kept(like: torch.Tensor, rate: float) -> torch.Tensor:
     return drawn.ge_(round(rate * 2 ** 16) - 2 ** 15).to(like.dtype).view(like.shape)
 
 
-def _flash(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, asking: Rows, asked: Rows,
-           rate: float) -> torch.Tensor:
-    """Compute what `_Attention` does, on a GPU: all papers in one kernel.
+def _flash(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, asking: PaperRows,
+           asked: PaperRows, rate: float) -> torch.Tensor:
+    """Compute what `_PaperAttention` does, on a GPU: all papers in one kernel.
 
     torch.nn.attention.varlen.varlen_attn calls the same one, but has no dropout.
     """
@@ -218,8 +219,8 @@ def _flash(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, asking: 
     return mixed
 
 
-def _attend(asked: torch.Tensor, sizes: list[int]) -> torch.Tensor:
-    """Compute what `_Attention` does, where nothing is learned: torch's kernel is faster."""
+def _attend_without_gradient(asked: torch.Tensor, sizes: list[int]) -> torch.Tensor:
+    """Compute what `_PaperAttention` does, where nothing is learned: torch's kernel is faster."""
     result = torch.zeros_like(asked[:, 0])
     for out, rows in zip(_papers(result, sizes), _papers(asked, sizes)):
         q, k, v = rows.permute(1, 2, 0, 3)[:, None]
@@ -242,7 +243,7 @@ def _tiled(rows: torch.Tensor) -> torch.Tensor:
     return result
 
 
-class _Attention(torch.autograd.Function):
+class _PaperAttention(torch.autograd.Function):
     """softmax(q k^T / sqrt(d)) v of each paper by itself (Vaswani et al. 2017, equation 1).
 
     Takes query, key and value, (tokens, 3, heads, d); the result is (tokens, heads, d). It has its

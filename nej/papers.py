@@ -150,6 +150,7 @@ def _near_duplicates(rows: Rows, kept: np.ndarray, files: list[Path], threshold:
         (batch["summary"] for batch in _kept_batches(files, kept)),
         (np.concatenate([part[band] for part in rows.sketches])[kept] for band in range(BANDS)),
         threshold=threshold, ranks=_first_rows(rows, index).tolist())
+    # near_duplicates has read all that `kept` lets through; it changes only now
     for later, (earlier, similarity) in found.items():
         yield _repeat(rows, kept, index[later], index[earlier], "near-duplicate",
                       f"has a summary that is {similarity:.0%} that of")

@@ -1,6 +1,7 @@
 """The rows of a CSV of papers: read and checked, whatever their number."""
 
 import csv
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -8,6 +9,7 @@ import sys
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +30,7 @@ PART_BYTES = 16 << 20  # that a process reads at a time, or up to twice as many
 LONGEST_HEADER = 1 << 16  # bytes
 MOST_PROCESSES = 8
 THREADS = 4
+PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
 
 
 def check_header(path: Path, *, named: Path | None = None) -> list[str]:
@@ -143,17 +146,30 @@ def read_rows(path: Path, folder: Path, *, sketch: Callable[[pa.Array], np.ndarr
     try:
         if len(parts) == 1:
             found = [read(parts[0])]
-        else:  # what they inherit makes them start at once; they leave Ctrl-C to this process
-            with ProcessPoolExecutor(
-                    min(len(parts), os.cpu_count() or 1, MOST_PROCESSES),
-                    multiprocessing.get_context("fork"), signal.signal,
-                    (signal.SIGINT, signal.SIG_IGN)) as processes:
+        else:  # what they inherit makes them start at once
+            with ProcessPoolExecutor(min(len(parts), cores(), MOST_PROCESSES),
+                                     multiprocessing.get_context("fork"), _begin_reader
+                                     ) as processes:
                 found = list(tqdm(processes.map(read, parts), desc=f"Read {path}",
                                   total=len(parts), unit=" parts", disable=None))
     except pa.ArrowInvalid as error:  # a field that is larger than a block
         raise InputError(f"{path}: {' '.join(str(error).split())[:200]}; correct or delete the row "
                          "(the header is row 1, blank lines do not count)") from error
+    except BrokenProcessPool as error:
+        raise InputError(f"{path}: a process that read it was killed, as a rule for want of "
+                         "memory; free some and give the same command again") from error
     return *_join(found), [file for *_, file in parts]
+
+
+def _begin_reader() -> None:
+    """Leave Ctrl-C to the process that started this one, and end with it, however it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def cores() -> int:
+    """Return how many of the machine's cores this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _how_many_parts(path: Path) -> int:
@@ -169,9 +185,9 @@ def _cut(path: Path, parts: int) -> list[tuple[int, int]]:
         InputError: it is not UTF-8, or has a quote too few or too many.
     """
     start, size = len(_first_line(path)), path.stat().st_size
-    quotes = end = 0
+    quotes, end = 0, start
     cuts, clean = [start], True
-    for length, utf8, pieces_quotes, stray in in_threads(_check_lines, _whole_lines(path)):
+    for length, utf8, pieces_quotes, stray in in_threads(_check_lines, _whole_lines(path, start)):
         if not utf8:
             raise InputError(f"{path}: {_not_utf8(path)}")
         # after an even number of quotes the end of a line is that of a row, unless there was
@@ -188,9 +204,10 @@ def _cut(path: Path, parts: int) -> list[tuple[int, int]]:
     return list(zip(cuts, [*cuts[1:], size]))
 
 
-def _whole_lines(path: Path) -> Iterator[bytes]:
-    """Yield the file in pieces that end with a line."""
+def _whole_lines(path: Path, start: int) -> Iterator[bytes]:
+    """Yield the file from `start` on, in pieces that end with a line."""
     with open(path, "rb") as file:
+        file.seek(start)
         while piece := file.read(BLOCK_BYTES):
             yield piece + file.readline()
 
@@ -246,7 +263,7 @@ class _Part:
     arrays: dict[str, list[np.ndarray]]  # the fields of Rows, and labels, by batch
     ids: list[pa.Array]
     names: dict[str, list[str]]
-    sketches: list[Path]  # an array's file, or nothing
+    sketches: Path | None
 
 
 def _read_part(path: Path, header: list[str], sketch: Callable | None,
@@ -290,11 +307,11 @@ def _read_part(path: Path, header: list[str], sketch: Callable | None,
     bad += [Reject(row, name, "bad row", f"has {there} fields and not {wanted}")
             for row, there, wanted, name in wrong]
     arrays["row"] = [number[rows] for rows in arrays["row"]]
-    if sketched:
-        np.save(file.with_suffix(".npy"), np.concatenate(sketched, axis=-1))
+    if sketched:  # so that a row of it is read at once
+        np.save(file.with_suffix(".npy"), np.ascontiguousarray(np.concatenate(sketched, axis=-1)))
     return _Part(parsed + len(wrong), bad, dict(arrays), ids,
                  {column: list(names) for column, names in vocabulary.items()},
-                 [file.with_suffix(".npy")] if sketched else [])
+                 file.with_suffix(".npy") if sketched else None)
 
 
 def _batches(path: Path, header: list[str], start: int, end: int,
@@ -347,5 +364,5 @@ def _join(parts: list[_Part]) -> tuple[Rows, list[Reject]]:
         id=pa.chunked_array([ids for part in parts for ids in part.ids], pa.string()),
         labels={column: arrays.pop(column) for column in LABELS},
         names={column: pa.array(list(names), pa.string()) for column, names in vocabulary.items()},
-        sketches=[np.load(file, mmap_mode="r") for part in parts for file in part.sketches],
+        sketches=[np.load(part.sketches, mmap_mode="r") for part in parts if part.sketches],
         **arrays), bad

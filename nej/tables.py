@@ -19,9 +19,9 @@ def text_table(rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)) -
         for index, (cell, width) in enumerate(zip(row, wide))).rstrip() for row in rows)
 
 
-def interval_text(bounds: Sequence[float], digits: int = 3) -> str:
+def interval_text(bounds: Sequence[float]) -> str:
     """Return an interval, `0.817-0.834` for one; `no papers` for None."""
-    return "no papers" if bounds is None else f"{bounds[0]:.{digits}f}-{bounds[1]:.{digits}f}"
+    return "no papers" if bounds is None else f"{bounds[0]:.3f}-{bounds[1]:.3f}"
 
 
 def escaped(text: str) -> str:

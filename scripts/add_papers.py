@@ -9,7 +9,6 @@ stays as it was; then its .dvc file pins the new version, and DVC's cache has bo
 """
 
 import argparse
-import csv
 from datetime import date
 from pathlib import Path
 
@@ -32,7 +31,7 @@ def main(arguments: list[str]) -> int:
         parser.error("--from-arxiv and --since belong together")
     from nej.data.additions import add_papers
     from nej.data.sources import keep_version, pin_version, require_repository
-    from nej.files import replacing, require
+    from nej.files import require, write_csv
     _check_rejects(options.rejects, [options.to, *options.files])
     require_repository(require(options.to))
     fetched = []
@@ -45,8 +44,7 @@ def main(arguments: list[str]) -> int:
         pin_version(options.to)
     print(result.text())
     if options.rejects:
-        with replacing(options.rejects) as aside, open(aside, "w", newline="") as file:
-            csv.writer(file).writerows([("place", "reason"), *result.rejected])
+        write_csv(options.rejects, ("place", "reason"), result.rejected)
     for path in fetched:
         path.unlink()
     return 0

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from nej import baselines
-from nej.baselines import soft_labels
+from nej import InputError, baselines
+from nej.baselines import baseline_predictions, soft_labels
 from nej.dataset import load_dataset
 from nej.model import load_classifier, load_tokenizer
 from nej.training import train
@@ -41,6 +41,22 @@ def test_a_papers_own_label_has_no_part_in_them(tmp_path):
     found = soft_labels(papers, tmp_path)
     assert np.mean(found.argmax(1) == np.asarray(papers["label"])) < 0.45
     assert found.max() < 0.8
+
+
+def test_a_class_of_one_paper_has_no_soft_labels(tmp_path):
+    papers = papers_of(3)
+    labels = np.asarray(papers["label"])
+    some = np.append(np.flatnonzero(labels != 1), np.flatnonzero(labels == 1)[:1])
+    with pytest.raises(InputError, match="distillation_weight: 'c1' has 1 training paper"):
+        soft_labels(papers.select(some), tmp_path)
+
+
+def test_costs_are_compared_the_same_in_several_processes(tmp_path, monkeypatch):
+    papers = datasets.DatasetDict(dict.fromkeys(("train", "validation", "test"), papers_of(3)))
+    alone = baseline_predictions(papers, tmp_path / "alone.json")
+    monkeypatch.setattr(baselines, "_processes", lambda *_: 2)
+    assert baseline_predictions(papers, tmp_path / "several.json") == alone
+    assert len(set(alone["TF-IDF + LinearSVC"])) == 3
 
 
 def test_soft_labels_are_fitted_once_and_the_same_again(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from scripts.make_sample import generate
 class Reader:
     """Stands in for a Classifier: a text's number is its logit; `go` lets it compute."""
 
-    def __init__(self, *, waits: bool = False, batch_tokens: int = 4096):
+    def __init__(self, *, waits: bool = False, batch_tokens: int = 320):
         self.batch_tokens = batch_tokens
         self.go, self.began, self.batches = threading.Event(), threading.Event(), []
         if not waits:
@@ -37,7 +37,7 @@ class Reader:
 @pytest.fixture
 def batcher():
     """Return a queue for 100 papers, and close it at the end."""
-    made = Batcher(queue_papers=100, batch_tokens=320)
+    made = Batcher(queue_papers=100)
     yield made
     made.close()
 
@@ -215,8 +215,8 @@ def test_many_lists_at_once_come_back_whole(batcher):
     lists = [[f"{100 * i + j} " + "x" * (7 * i * j % 90) for j in range(i + 1)] for i in range(12)]
 
     async def all_of_them():
-        return await asyncio.gather(*(ask(batcher, SimpleNamespace(**{
-            "read": reader.read, "run": reader.run}), *texts) for texts in lists))
+        return await asyncio.gather(*(ask(batcher, SimpleNamespace(
+            read=reader.read, run=reader.run, batch_tokens=320), *texts) for texts in lists))
     reader = Reader()
     answers = asyncio.run(all_of_them())
     assert [numbers(answer) for answer in answers] == [

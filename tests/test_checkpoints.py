@@ -166,10 +166,28 @@ def test_more_steps_are_safe(config, before, now, safe):
 def test_a_folder_without_a_record_that_can_be_read(config, record):
     folder = begin(config).folder
     path = folder / "checkpoints" / "run.json"
+    path.with_name("checkpoint-2").mkdir()
     path.unlink() if record is None else path.write_text(record)
     with pytest.raises(InputError, match=r"unfinished \(no run.json in it\); go on"):
         unfinished_run(replace(config, allow_changes=True))
     assert unfinished_run(replace(config, overwrite_output_dir=True)).checkpoint is None
+
+
+@pytest.mark.parametrize("left", ["m.partial", "m.partial/checkpoints",
+                                  "m.partial/checkpoints/.run.json.a1b2/run.json"])
+def test_a_kill_before_there_is_a_record_is_no_other_run(config, left):
+    model_dir = Path(config.output_dir)
+    (model_dir.parent / left.replace("m.partial", f"{model_dir.name}.partial")).mkdir(parents=True)
+    assert unfinished_run(config).checkpoint is None
+    (model_dir.with_name(f"{model_dir.name}.partial") / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="holds another run"):
+        unfinished_run(config)
+
+
+def test_a_folder_that_is_no_checkpoint_is_left_alone(tmp_path):
+    saved = save(tmp_path, 3)
+    (tmp_path / "checkpoint-old").mkdir()
+    assert newest_intact(tmp_path) == saved
 
 
 def test_the_newest_by_number_that_is_as_it_was_saved(tmp_path, caplog):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoTokenizer, BertConfig, BertModel
 
 from nej import InputError, model
@@ -116,6 +117,15 @@ def test_a_model_that_is_nowhere_is_explained(name, remedy, tmp_path, monkeypatc
     for load in (model.load_tokenizer, model.load_classifier):
         with pytest.raises(InputError, match=f"cannot load '{name}'.*{remedy}"):
             load(name)
+
+
+def test_weights_that_are_not_safetensors_are_refused_before_training(tiny_model, tmp_path):
+    folder = shutil.copytree(tiny_model, tmp_path / "old")
+    weights = load_file(folder / "model.safetensors")
+    torch.save(weights, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(InputError, match="cannot load '.*old'.*model.safetensors"):
+        model.load_classifier(str(folder))
 
 
 def test_a_finished_model_that_is_cut_off_is_told_so(tiny_model, tmp_path):

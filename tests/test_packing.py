@@ -9,7 +9,7 @@ from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
 from nej.batching import IGNORED, collate
 from nej.packing import (
-    TILE, Rows, _Attention, _dropout, _first_attention, _kept, can_pack, filler, pack,
+    TILE, PaperRows, _dropout, _first_attention, _kept, _PaperAttention, can_pack, filler, pack,
     packed_forward, take_packed,
 )
 from nej.training import train
@@ -66,7 +66,7 @@ def without_labels(papers: list[dict]) -> dict[str, torch.Tensor]:
 def test_attention_has_the_right_gradient(rate):
     def attend(parts):
         torch.manual_seed(5)  # the same mask every time
-        return _Attention.apply(parts, [4, 3], rate)
+        return _PaperAttention.apply(parts, [4, 3], rate)
     parts = torch.randn(7, 3, 2, 6, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(attend, (parts,))
 
@@ -75,9 +75,9 @@ def test_attention_dropout_keeps_the_mean_and_drops_the_given_share():
     torch.manual_seed(0)
     parts = torch.ones(400, 3, 2, 4)  # values: so that the result is the sum of the kept weights
     parts[:, :2].normal_()
-    whole = _Attention.apply(parts, [400], 0.0)
+    whole = _PaperAttention.apply(parts, [400], 0.0)
     parts[:, 1] = 1  # keys: so that all weights are one
-    dropped = _Attention.apply(parts, [400], 0.3)
+    dropped = _PaperAttention.apply(parts, [400], 0.3)
     assert whole.sub(1).abs().max() < 1e-5
     assert abs(dropped.mean() - 1) < 0.01
     # the variance of a mean of 400 weights kept with probability 0.7 and divided by it
@@ -92,7 +92,7 @@ def test_the_last_layers_attention_is_the_usual_one(model, rate):
     for part in (attention.q_lin, attention.k_lin, attention.v_lin):
         torch.nn.init.normal_(part.bias)
     sizes, starts = [5, 1, 9], [0, 5, 6]
-    rows = Rows(sizes, torch.tensor([0, 5, 6, 15], dtype=torch.int32), 9)
+    rows = PaperRows(sizes, torch.tensor([0, 5, 6, 15], dtype=torch.int32), 9)
     hidden = torch.randn(32, 24, dtype=torch.float64)
     torch.manual_seed(5)
     found = _first_attention(layer, hidden[starts], hidden, rows)

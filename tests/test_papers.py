@@ -1,9 +1,15 @@
 """Reading the CSV: what is kept, and what bad files are told."""
 
 import csv
+import os
 import random
 import re
+import signal
+import subprocess
+import sys
+import time
 
+import psutil
 import pyarrow as pa
 import pytest
 
@@ -228,6 +234,62 @@ def test_a_file_is_not_cut_inside_a_field(tmp_path, monkeypatch):
     assert read_papers(path)["summary"].to_pylist() == [
         'Summary 5" of 10', *(f"two {summary}" for summary in summaries), 'Summary 5" of 11']
     assert len(clean(write_lines(tmp_path / "clean.csv", *rows), tmp_path).files) > 1
+
+
+def test_a_quoted_header_after_a_byte_order_mark_lets_a_file_be_cut(tmp_path, monkeypatch):
+    monkeypatch.setattr("nej.rows.BLOCK_BYTES", 300)
+    monkeypatch.setattr("nej.rows._how_many_parts", lambda _: 4)
+    path = write_lines(tmp_path / "own.csv", *(GOOD.format(n, n) for n in range(10, 90)))
+    header, rest = path.read_bytes().split(b"\n", 1)
+    quoted = ",".join(f'"{name}"' for name in KAGGLE_COLUMNS)
+    path.write_bytes(f"\ufeff{quoted}\r\n".encode() + rest)
+    papers = clean(path, tmp_path)
+    assert len(papers) == 80 and len(papers.files) == 4
+
+
+def killed(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="one process reads elsewhere")
+def test_a_reader_that_is_killed_is_explained(tmp_path, monkeypatch):
+    monkeypatch.setattr("nej.rows.BLOCK_BYTES", 300)
+    monkeypatch.setattr("nej.rows._how_many_parts", lambda _: 2)
+    monkeypatch.setattr("nej.rows._read_part", killed)
+    path = write_lines(tmp_path / "own.csv", *(GOOD.format(n, n) for n in range(10, 90)))
+    with pytest.raises(InputError, match="own.csv: a process that read it was killed"):
+        read_papers(path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="one process reads elsewhere")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_readers_end_with_the_process_that_started_them(tmp_path, number):
+    path = write_lines(tmp_path / "own.csv", *(GOOD.format(n, n) for n in range(10, 90)))
+    parent = subprocess.Popen([sys.executable, "-c", f"""
+import time, nej.rows
+from pathlib import Path
+def wait(*_):
+    time.sleep(60)
+nej.rows.BLOCK_BYTES, nej.rows._how_many_parts, nej.rows._read_part = 300, lambda _: 2, wait
+nej.rows.read_rows(Path({str(path)!r}), Path({str(tmp_path)!r}))"""])
+    deadline = time.monotonic() + 60
+    while len(readers := psutil.Process(parent.pid).children()) < 2 or not all(
+            signal.SIGINT in _ignored(reader.pid) for reader in readers):  # they have begun
+        assert time.monotonic() < deadline and parent.poll() is None
+        time.sleep(0.05)
+    parent.send_signal(number)
+    parent.wait(10)
+    _, alive = psutil.wait_procs(readers, timeout=10)
+    for reader in alive:
+        reader.kill()
+    assert alive == []
+
+
+def _ignored(pid: int) -> set[int]:
+    """Return the signals that a process ignores."""
+    with open(f"/proc/{pid}/status") as file:
+        mask = next(int(line.split()[1], 16) for line in file if line.startswith("SigIgn"))
+    return {number for number in range(1, 65) if mask >> number - 1 & 1}
 
 
 @pytest.mark.parametrize("words", [1, 5000], ids=["near the header", "far down"])

@@ -102,17 +102,17 @@ def _install(source: Path, target: Path, pin: Pin | None) -> None:
     """Put the CSV that `source` is or holds in place, if its header and version are right."""
     if not source.exists():
         raise InputError(f"SOURCE: nothing at {source}; name a zip, a CSV or a folder")
-    if not os.access(source, os.R_OK):
-        raise InputError(f"SOURCE: {source} may not be read; change its permissions")
+    path = source
+    if os.access(source, os.R_OK) and source.is_dir():
+        path = source / _only_csv([p.name for p in source.iterdir() if p.is_file()], source)
+    if not os.access(path, os.R_OK):
+        raise InputError(f"SOURCE: {path} may not be read; change its permissions")
     with replacing(target) as aside:
-        if zipfile.is_zipfile(source):
-            _extract_csv(source, aside)
+        if zipfile.is_zipfile(path):
+            _extract_csv(path, aside)
+        elif path.suffix == ".zip":
+            raise InputError(f"SOURCE: {path} is not a whole zip; download it again")
         else:
-            path = source
-            if source.is_dir():
-                path = source / _only_csv([p.name for p in source.iterdir() if p.is_file()], source)
-            elif source.suffix == ".zip":
-                raise InputError(f"SOURCE: {source} is not a whole zip; download it again")
             shutil.copyfile(path, aside)
         check_header(aside, named=source)
         if pin is not None and not pin.matches(aside):

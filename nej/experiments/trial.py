@@ -15,7 +15,7 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from nej.files import CONFIG_FILE, run_lock
+from nej.files import CONFIG_FILE, checkpoints, run_lock
 
 POLL_SECONDS = 0.5
 
@@ -79,8 +79,7 @@ class TrialRun:
     def validations(self) -> list[float]:
         """Return the metric of each validation so far, from the newest checkpoint or the model."""
         folder = self.model_dir.with_name(self.model_dir.name + ".partial") / "checkpoints"
-        checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: -int(path.name[11:]))
-        for place in (self.model_dir, *checkpoints):
+        for place in (self.model_dir, *checkpoints(folder)):
             try:
                 state = json.loads((place / "trainer_state.json").read_text("utf-8"))
             except (OSError, ValueError):  # it is another's turn: the run removes older ones

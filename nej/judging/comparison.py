@@ -1,6 +1,5 @@
 """Is a new model really better: two models on the same test papers, with paired intervals."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from nej import InputError
-from nej.files import require_model
+from nej.files import read_json, require_model
 from nej.judging.intervals import Bootstrap, beyond_noise, interval, whole_and_drawn
 from nej.judging.judgement import COMPARED, LEAST_PROBABILITY
 from nej.judging.lineage import lineage, papers_seen
@@ -45,7 +44,7 @@ class Judged:
                 before ranks.
         """
         require_model(model_dir)
-        config, metrics, calibration = (_json(model_dir / f"{name}.json") for name in (
+        config, metrics, calibration = (read_json(model_dir / f"{name}.json") for name in (
             "config", "metrics", "calibration"))
         path = model_dir / "predictions.csv"
         again = f"judge the model with `python scripts/evaluate.py {model_dir}`"
@@ -190,7 +189,3 @@ def _check_unseen(a: Judged, b: Judged) -> None:
                 raise InputError(
                     f"{came}{link} has seen test papers: {count:,} of {whose} are on the training "
                     "or validation side of its split; train it again with the split of the other")
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text("utf-8")) if path.exists() else {}

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nej import InputError
+from nej.files import read_json
 from nej.judging.judgement_figures import (
     draw_confusion_matrix, draw_coverage, draw_per_class, draw_reliability, draw_slices,
 )
@@ -33,7 +34,7 @@ def draw_model(model_dir: Path, folder: Path, *, judged_in: Path | None = None) 
         draw(figures, pictures[-1], **others)
 
     judged_in = judged_in or model_dir
-    metrics = _read(judged_in / "metrics.json")
+    metrics = read_json(judged_in / "metrics.json")
     test = metrics.get("test")
     if test:
         add("confusion_matrix", draw_confusion_matrix, test)
@@ -41,7 +42,7 @@ def draw_model(model_dir: Path, folder: Path, *, judged_in: Path | None = None) 
             add("per_class", draw_per_class, test)
         if metrics.get("slices"):
             add("slices", draw_slices, metrics["slices"], overall=test["accuracy"])
-    calibration = _read(judged_in / "calibration.json").get("test", {})
+    calibration = read_json(judged_in / "calibration.json").get("test", {})
     if {"bins", "expected_calibration_error"} <= set(calibration):
         add("reliability", draw_reliability, calibration)
     if test and calibration.get("coverage"):
@@ -77,7 +78,7 @@ def draw_training_statistics(model_dir: Path, target: Path) -> None:
                 axis.legend()
             if "validation" in title:
                 _mark_best(axis, state)
-        papers = _read(model_dir / "manifest.json").get("papers")
+        papers = read_json(model_dir / "manifest.json").get("papers")
         of_papers = "" if papers is None else (
             f"\n{papers['train']:,} training and {papers['validation']:,} validation papers")
         figure.suptitle(f"Training of {model_dir.name}: {state['global_step']:,} steps, "
@@ -111,13 +112,6 @@ def _state(model_dir: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise InputError(f"{model_dir} has no trainer_state.json; name a model directory that "
                          "scripts/train.py made") from None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        return {}
 
 
 def _series(history: list[dict[str, Any]], key: str) -> tuple[list[int], list[float]]:

@@ -78,9 +78,9 @@ def whole_and_drawn(bootstrap: Bootstrap, labels: np.ndarray, predicted: np.ndar
     return scores(counts), scores(bootstrap.confusion(labels, predicted, num_classes))
 
 
-def interval(values: np.ndarray, level: float = LEVEL) -> list[float]:
+def interval(values: np.ndarray) -> list[float]:
     """Return the percentile interval [low, high] of a figure's resamples, NaN left out."""
-    return [float(bound) for bound in np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])]
+    return [float(bound) for bound in np.nanquantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])]
 
 
 def beyond_noise(bounds: list[float]) -> bool:

@@ -72,16 +72,14 @@ class Batcher:
 
     Args:
         queue_papers: papers that may wait; more are refused.
-        batch_tokens: tokens of a batch, padding included, but where a single paper has more; None
-            for as many as the model likes.
         observe: called with papers, tokens and seconds of each batch, in the model's thread.
         observe_waiting: called with the papers that wait, whenever these change.
     """
 
-    def __init__(self, *, queue_papers: int, batch_tokens: int | None = None,
+    def __init__(self, *, queue_papers: int,
                  observe: Callable[[int, int, float], None] = lambda *_: None,
                  observe_waiting: Callable[[int], None] = lambda _: None):
-        self.queue_papers, self.batch_tokens, self.observe = queue_papers, batch_tokens, observe
+        self.queue_papers, self.observe = queue_papers, observe
         self.observe_waiting = observe_waiting
         self.waiting = 0  # papers
         self.working = 0  # papers that left the queue and are not done
@@ -194,7 +192,7 @@ class Batcher:
                                  [job.titles[place] for job, place in window])
         order = sorted(range(len(window)), key=lambda index: -papers[index]["length"])
         # a short paper counts as a BATCH_PAPERS-th of the budget, so that no batch has more of them
-        most = self.batch_tokens or classifier.batch_tokens
+        most = classifier.batch_tokens
         least = most // BATCH_PAPERS
         start = 0
         for end in fill([max(papers[i]["length"], least) for i in order], most):

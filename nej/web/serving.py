@@ -21,6 +21,7 @@ from uvicorn.supervisors import Multiprocess
 
 from nej import InputError
 from nej.files import require_model
+from nej.rows import cores
 
 SETTINGS = "NEJ_SERVICE"  # how worker processes get the settings, as JSON
 TOKEN = "NEJ_TOKEN"
@@ -100,8 +101,7 @@ def serve(settings: Settings) -> int:
 
 def _serve_with_workers(settings: Settings, listener: socket.socket, folder: str) -> int:
     require_model(settings.model)  # the workers look closer
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (cores or 1) // settings.workers)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // settings.workers)))
     os.environ[SHARED] = folder
     os.environ[SETTINGS] = json.dumps(asdict(settings) | {"token": None}, default=str)
     os.environ.pop(TOKEN, None)
