@@ -22,7 +22,7 @@ from transformers import AutoConfig, PreTrainedModel
 from nej import InputError
 from nej.config import Config
 from nej.files import (
-    CONFIG_FILE, checkpoints, checksum, data_checksum, explained_writes, flush, run_lock, write_csv,
+    CONFIG_FILE, checkpoints, checksum, explained_writes, flush, require, run_lock, write_csv,
     write_json,
 )
 
@@ -165,7 +165,7 @@ def clear_remains(model_dir: Path) -> None:
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    return dataclasses.asdict(config) | {DATA: data_checksum(Path(config.data_path))}
+    return dataclasses.asdict(config) | {DATA: checksum(require(Path(config.data_path)))}
 
 
 def _changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

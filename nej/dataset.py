@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerBase
 
 from nej import InputError
 from nej.config import OTHER, Config
-from nej.files import data_checksum, explained_writes, replacing
+from nej.files import checksum, explained_writes, replacing, require
 from nej.papers import CleanPapers, clean
 from nej.rows import in_threads
 from nej.splits import SPLITS, assign, assign_by_date
@@ -112,7 +112,7 @@ def cache_folder(config: Config, tokenizer: PreTrainedTokenizerBase) -> Path:
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     key = {
         "format": FORMAT,
-        "papers": data_checksum(Path(config.data_path)),
+        "papers": checksum(require(Path(config.data_path))),
         "settings": {name: getattr(config, name) for name in SETTINGS},
         # its last use leaves truncation and padding in the tokenizer, which is not what it is
         "tokenizer": {part: value for part, value in backend.items()

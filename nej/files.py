@@ -9,7 +9,6 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -143,17 +142,6 @@ def read_json(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         return {}
-
-
-def data_checksum(path: Path) -> str:
-    """Return the sha256 of a CSV of papers, which is read again only if it was written to since."""
-    found = require(path).stat()
-    return _data_checksum(path, found.st_ino, found.st_size, found.st_ctime_ns)  # none can set it
-
-
-@cache
-def _data_checksum(path: Path, *_: int) -> str:
-    return checksum(path)
 
 
 def checksum(path: Path, algorithm: str = "sha256") -> str:
