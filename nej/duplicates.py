@@ -18,8 +18,8 @@ SHINGLE_WORDS = 3
 # in 6,000, at 0.6 one in 90
 BANDS, ROWS = 32, 4
 SEED = 1
-# from 256 texts on rensa has a pool of threads, which a forked process does not inherit and would
-# wait for for ever
+# from 256 texts on rensa has a pool of threads, which a forked process does not inherit: it would
+# wait for ever
 TEXTS_AT_ONCE = 128
 MIX = np.array([0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 0xD6E8FEB86659FD93],
                np.uint64)  # odd numbers, to make one number of a band's four, or of three words'

@@ -2,6 +2,7 @@
 
 import csv
 import ctypes
+import io
 import multiprocessing
 import os
 import signal
@@ -307,8 +308,10 @@ def _read_part(path: Path, header: list[str], sketch: Callable | None,
     bad += [Reject(row, name, "bad row", f"has {there} fields and not {wanted}")
             for row, there, wanted, name in wrong]
     arrays["row"] = [number[rows] for rows in arrays["row"]]
-    if sketched:  # so that a row of it is read at once
-        np.save(file.with_suffix(".npy"), np.ascontiguousarray(np.concatenate(sketched, axis=-1)))
+    if sketched:
+        content = io.BytesIO()  # np.save itself does not say when a disk is full
+        np.save(content, np.ascontiguousarray(np.concatenate(sketched, axis=-1)))  # row by row
+        file.with_suffix(".npy").write_bytes(content.getbuffer())
     return _Part(parsed + len(wrong), bad, dict(arrays), ids,
                  {column: list(names) for column, names in vocabulary.items()},
                  file.with_suffix(".npy") if sketched else None)

@@ -273,6 +273,15 @@ def test_an_unfinished_run_of_something_else_is_not_gone_on_with(
     assert not target.exists()
 
 
+def test_a_kill_before_there_is_a_record_stops_nobody(papers, expected, served_model, tmp_path):
+    source = write(tmp_path / "a.jsonl", papers)
+    left = tmp_path / "b.parquet.partial" / ".run.json.a1b2"
+    left.mkdir(parents=True)
+    label_file(served_model, source, tmp_path / "b.parquet")
+    assert_labelled(tmp_path / "b.parquet", expected)
+    assert not left.parent.exists()
+
+
 def test_a_pipe_deletes_no_work_but_another_pipes(papers, expected, served_model, tmp_path,
                                                   monkeypatch):
     source, target = write(tmp_path / "a.jsonl", papers), tmp_path / "b.parquet"

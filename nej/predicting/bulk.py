@@ -167,7 +167,9 @@ def _unfinished(partial: Path, made_from: dict[str, Any]) -> dict[str, Any] | No
     try:
         before = json.loads((partial / RECORD).read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
-        if partial.exists():
+        begun = partial.is_dir() and all(  # and killed before there was a record
+            path.name.startswith(f".{RECORD}.") for path in partial.iterdir())
+        if partial.exists() and not begun:
             raise InputError(f"{partial} is in the way, and no unfinished run: it has no {RECORD}; "
                              "delete it to begin anew, or name another --output") from error
         return None
