@@ -18,7 +18,7 @@ from sklearn.utils.parallel import Parallel, delayed
 
 from nej import InputError
 from nej.files import replacing, write_json
-from nej.rows import cores
+from nej.workers import cores
 
 logger = logging.getLogger(__name__)
 

@@ -26,9 +26,9 @@ from nej import InputError
 from nej.config import OTHER, Config
 from nej.files import checksum, explained_writes, replacing, require
 from nej.papers import CleanPapers, clean
-from nej.rows import in_threads
 from nej.splits import SPLITS, assign, assign_by_date
 from nej.text import tokenize
+from nej.workers import in_threads
 
 logger = logging.getLogger(__name__)
 

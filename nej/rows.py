@@ -1,15 +1,10 @@
 """The rows of a CSV of papers: read and checked, whatever their number."""
 
 import csv
-import ctypes
 import io
-import multiprocessing
-import os
-import signal
 import sys
-from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
@@ -25,13 +20,11 @@ from tqdm import tqdm
 from nej import InputError
 from nej.fields import COLUMNS, KAGGLE_COLUMNS, LABELS, PUBLISHED, TEXTS, clean_batch
 from nej.files import require
+from nej.workers import in_processes, in_threads
 
 BLOCK_BYTES = 8 << 20  # a row must fit into a block
 PART_BYTES = 16 << 20  # that a process reads at a time, or up to twice as many
 LONGEST_HEADER = 1 << 16  # bytes
-MOST_PROCESSES = 8
-THREADS = 4
-PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
 
 
 def check_header(path: Path, *, named: Path | None = None) -> list[str]:
@@ -147,12 +140,9 @@ def read_rows(path: Path, folder: Path, *, sketch: Callable[[pa.Array], np.ndarr
     try:
         if len(parts) == 1:
             found = [read(parts[0])]
-        else:  # what they inherit makes them start at once
-            with ProcessPoolExecutor(min(len(parts), cores(), MOST_PROCESSES),
-                                     multiprocessing.get_context("fork"), _begin_reader
-                                     ) as processes:
-                found = list(tqdm(processes.map(read, parts), desc=f"Read {path}",
-                                  total=len(parts), unit=" parts", disable=None))
+        else:
+            found = list(tqdm(in_processes(read, parts), desc=f"Read {path}", total=len(parts),
+                              unit=" parts", disable=None))
     except pa.ArrowInvalid as error:  # a field that is larger than a block
         raise InputError(f"{path}: {' '.join(str(error).split())[:200]}; correct or delete the row "
                          "(the header is row 1, blank lines do not count)") from error
@@ -160,17 +150,6 @@ def read_rows(path: Path, folder: Path, *, sketch: Callable[[pa.Array], np.ndarr
         raise InputError(f"{path}: a process that read it was killed, as a rule for want of "
                          "memory; free some and give the same command again") from error
     return *_join(found), [file for *_, file in parts]
-
-
-def _begin_reader() -> None:
-    """Leave Ctrl-C to the process that started this one, and end with it, however it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def cores() -> int:
-    """Return how many of the machine's cores this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _how_many_parts(path: Path) -> int:
@@ -241,18 +220,6 @@ def _not_utf8(path: Path) -> str:
                 return (f"line {number} is not UTF-8 (byte {line[wrong.start]:#04x} at "
                         f"{wrong.start}); save the file as UTF-8")
     raise AssertionError("every line is UTF-8, but the file is not")
-
-
-def in_threads(function: Callable, items: Iterable) -> Iterator:
-    """Yield function(item) of each item, in order; THREADS + 1 of them are in memory at a time."""
-    with ThreadPoolExecutor(THREADS) as pool:
-        coming: deque[Future] = deque()
-        for item in items:
-            coming.append(pool.submit(function, item))
-            if len(coming) > THREADS:
-                yield coming.popleft().result()
-        while coming:
-            yield coming.popleft().result()
 
 
 @dataclass

@@ -21,7 +21,7 @@ from uvicorn.supervisors import Multiprocess
 
 from nej import InputError
 from nej.files import require_model
-from nej.rows import cores
+from nej.workers import cores
 
 SETTINGS = "NEJ_SERVICE"  # how worker processes get the settings, as JSON
 TOKEN = "NEJ_TOKEN"
