@@ -22,8 +22,8 @@ from transformers import AutoConfig, PreTrainedModel
 from nej import InputError
 from nej.config import Config
 from nej.files import (
-    CONFIG_FILE, checkpoints, checksum, explained_writes, flush, require, run_lock, write_csv,
-    write_json,
+    CONFIG_FILE, checkpoints, checksum, explained_writes, flush, never_began, require, run_lock,
+    write_csv, write_json,
 )
 
 logger = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ def unfinished_run(config: Config) -> UnfinishedRun:
         changes = _changes(before["settings"], settings)
         run = UnfinishedRun(work_dir, before["id"], changes=[*before["changes"], *changes])
     except (OSError, ValueError, KeyError, TypeError):
-        if _never_began(work_dir):
+        if never_began(work_dir / RECORD, work_dir):
             return new
         changes = [f"no {RECORD.name} in it"]
     else:
@@ -119,14 +119,6 @@ def unfinished_run(config: Config) -> UnfinishedRun:
         f"output_dir: {work_dir} holds another run, unfinished ({', '.join(changes)}); go on "
         "with its settings, or with these by --allow_changes true, name another --output_dir, or "
         "discard it with --overwrite_output_dir true")
-
-
-def _never_began(work_dir: Path) -> bool:
-    """Return whether only that is there which a kill leaves before RECORD is written."""
-    folder = work_dir / RECORD.parent
-    return work_dir.is_dir() and all(
-        path == folder or path.name.startswith(f".{RECORD.name}.")
-        for path in (*work_dir.iterdir(), *folder.glob("*")))
 
 
 def mark_unfinished(run: UnfinishedRun, config: Config) -> None:

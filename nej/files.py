@@ -110,6 +110,13 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: -int(path.name[11:]))
 
 
+def never_began(record: Path, folder: Path) -> bool:
+    """Return whether a folder has only what a kill leaves there before its `record` is written."""
+    return folder.is_dir() and all(
+        path == record.parent or path.name.startswith(f".{record.name}.")  # see `replacing`
+        for path in (*folder.iterdir(), *record.parent.glob("*")))
+
+
 def flush(path: Path) -> None:
     """Force a file, or a folder and every file in it, to the disk."""
     for file in [path, *path.rglob("*")] if path.is_dir() else [path]:

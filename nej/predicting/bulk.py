@@ -21,7 +21,7 @@ from nej.config import load_config
 from nej.data.records import KINDS, PIPE, Records, open_records
 from nej.device import check_processes, explained_partners, prepare_device
 from nej.files import (
-    CONFIG_FILE, explained_writes, read_manifest, replacing, require_model, write_json,
+    CONFIG_FILE, explained_writes, never_began, read_manifest, replacing, require_model, write_json,
 )
 from nej.predicting.backends import backend_name, load_backend
 from nej.predicting.labels import Labelling, Summary, abstaining_under, label, schema, writing
@@ -167,9 +167,7 @@ def _unfinished(partial: Path, made_from: dict[str, Any]) -> dict[str, Any] | No
     try:
         before = json.loads((partial / RECORD).read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
-        begun = partial.is_dir() and all(  # and killed before there was a record
-            path.name.startswith(f".{RECORD}.") for path in partial.iterdir())
-        if partial.exists() and not begun:
+        if partial.exists() and not never_began(partial / RECORD, partial):
             raise InputError(f"{partial} is in the way, and no unfinished run: it has no {RECORD}; "
                              "delete it to begin anew, or name another --output") from error
         return None
