@@ -175,6 +175,7 @@ def contestants(options: argparse.Namespace, dataset: dict,
               **arguments) -> Trainer:
         os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if bf16 else "no"  # not nej's
         keep_memory(False)
+        torch.use_deterministic_algorithms(False)  # of the contestants nej alone promises that
         return Trainer(
             model=model("sdpa"), train_dataset=dataset["train"],
             args=TrainingArguments(
@@ -188,6 +189,7 @@ def contestants(options: argparse.Namespace, dataset: dict,
     def own(seed: int, *, packed: bool = False, bf16: bool = False, memory: bool = False,
             compiled: bool = False) -> Trainer:
         keep_memory(memory)
+        torch.use_deterministic_algorithms(GPU)
         network = model("sdpa")
         for name, usual in PARTS.items():
             setattr(packing, name, COMPILED.setdefault(name, torch.compile(usual, dynamic=True))
@@ -224,9 +226,10 @@ def measure(make: Callable[[int], Trainer], seed: int, options: argparse.Namespa
     prepare = trainer._prepare_inputs
 
     def counted(inputs):
+        inputs = prepare(inputs)
         if meter.began:
             counter.count(inputs)
-        return prepare(inputs)
+        return inputs
     trainer._prepare_inputs = counted
     trainer.add_callback(meter)
     trainer.evaluate = lambda *_, **__: {"eval_macro_f1": 0.0}  # steps only

@@ -25,6 +25,7 @@ from nej.files import (
     CONFIG_FILE, checkpoints, checksum, explained_writes, flush, never_began, require, run_lock,
     write_csv, write_json,
 )
+from nej.workers import in_threads
 
 logger = logging.getLogger(__name__)
 
@@ -177,7 +178,8 @@ def _more_steps(before: dict[str, Any], config: Config, changes: list[str]) -> b
 def seal(checkpoint: Path) -> None:
     """Write the checksums of a checkpoint's files into it, and all of it to the disk."""
     files = sorted(path for path in checkpoint.iterdir() if path.is_file())
-    write_json(checkpoint / CHECKSUMS, {path.name: checksum(path) for path in files})
+    names = [path.name for path in files]
+    write_json(checkpoint / CHECKSUMS, dict(zip(names, in_threads(checksum, files))))
     flush(checkpoint)
 
 

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 FORMAT = 4  # raise it when the same papers and settings would give another data set, soft labels
 # or baselines, or one that lies there otherwise
 KNOWN = ("id", "title", "label", "category_code", "published")  # columns before tokenization
-BATCH_PAPERS = 1000  # that are tokenized at a time
+BATCH_PAPERS = 2000  # that are tokenized at a time
 SETTINGS = (
     "text_fields", "label_column", "categories", "min_papers", "top_k", "other_categories",
     "max_bad_rows", "near_duplicate_threshold", "validation_fraction", "test_fraction",

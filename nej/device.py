@@ -49,7 +49,8 @@ def prepare_device(config: Config) -> str:
         keep_memory()
     if state.device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        # not warn_only, with which attention adds up gradients in any order
+        torch.use_deterministic_algorithms(True)
         # costs time, mends nothing (and torch makes it only when it is imported)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     logger.info("%s, %d process(es), %d threads each", state.device.type, state.num_processes,

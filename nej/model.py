@@ -73,6 +73,10 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=not _hub_needed(name))
     if not tokenizer.is_fast:
         raise InputError(f"model_name_or_path: {name!r} has no fast tokenizer, and nej needs one")
+    around = [tokenizer.cls_token_id, tokenizer.sep_token_id]
+    if None in around or tokenizer("")["input_ids"] != around:
+        raise InputError(f"model_name_or_path: {name!r} has a tokenizer that does not put a token "
+                         "[CLS] before a text and [SEP] after it, as DistilBERT's does")
     return tokenizer
 
 

@@ -1,5 +1,7 @@
 """Papers laid end to end give what padded ones give, backwards too."""
 
+from functools import partial
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -8,6 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
 from nej.batching import IGNORED, collate
+from nej.config import Config
+from nej.device import prepare_device
 from nej.packing import (
     TILE, PaperRows, _dropout, _first_attention, _kept, _PaperAttention, can_pack, filler, pack,
     packed_forward, take_packed,
@@ -228,31 +232,45 @@ def test_a_run_comes_to_the_same_weights_padded_and_packed(make_config, tmp_path
         assert (value - weights[1][key]).abs().max() < 1e-5, key
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_a_gpu_comes_near_the_exact_result_and_repeats_itself(model):
-    model = DistilBertForSequenceClassification(DistilBertConfig(
-        vocab_size=60, dim=64, n_layers=3, n_heads=4, hidden_dim=128, num_labels=5,
-        dropout=0.0, attention_dropout=0.1, seq_classif_dropout=0.0)).cuda()
-    papers = papers_of(200, 7, 64, 1, 130)
-    padded = {name: part.cuda() for name, part in collate(papers, pad_token_id=0).items()}
-    packed = {name: part.cuda() if isinstance(part, torch.Tensor) else part
-              for name, part in without_labels(papers).items()}
-    model.eval()
+@pytest.fixture
+def gpu():
+    """A GPU that is set up as for a training."""
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    yield prepare_device(Config())
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_gpu_comes_near_the_exact_result_and_repeats_itself(gpu, packed):
+    torch.manual_seed(0)
+    model = DistilBertForSequenceClassification._from_config(DistilBertConfig(
+        vocab_size=60, dim=768, n_layers=3, n_heads=12, hidden_dim=128, num_labels=5,
+        dropout=0.0, attention_dropout=0.1, seq_classif_dropout=0.0),
+        attn_implementation="sdpa").to(gpu)
+    papers = papers_of(500, 7, 64, 512, 1, 130, 257, 400)
+    padded = {name: part.to(gpu) for name, part in collate(papers, pad_token_id=0).items()}
     labels = padded.pop("labels")
+    inputs = padded if not packed else {
+        name: part.to(gpu) if isinstance(part, torch.Tensor) else part
+        for name, part in without_labels(papers).items()}
+    forward = partial(packed_forward, model) if packed else model
+    model.eval()
     exact = model(**padded).logits
-    with torch.autocast("cuda", torch.bfloat16):
-        logits = packed_forward(model, **packed).logits
+    with torch.autocast(gpu, torch.bfloat16):
+        logits = forward(**inputs).logits
     assert (logits - exact).norm() < 0.02 * exact.norm()
     model.train()
     found = []
-    for _ in range(2):
+    for _ in range(6):
         torch.manual_seed(5)
         model.zero_grad()
-        with torch.autocast("cuda", torch.bfloat16):
-            logits = packed_forward(model, **packed).logits
+        with torch.autocast(gpu, torch.bfloat16):
+            logits = forward(**inputs).logits
         cross_entropy(logits.float(), labels).backward()
         found.append([parameter.grad.clone() for parameter in model.parameters()])
-    assert all(torch.equal(*gradients) for gradients in zip(*found))
+    for again in found[1:]:
+        assert all(torch.equal(*gradients) for gradients in zip(found[0], again))
 
 
 @pytest.mark.parametrize("device, bf16, expected", [

@@ -1,0 +1,69 @@
+import random
+import unicodedata
+
+import pyarrow as pa
+import pytest
+from transformers import BertTokenizer
+
+from nej.text import FEW_TEXTS, _takes_words, tokenize
+
+ODD = ["naïve", "Erdős–Rényi", "ΑΣ", "ﬁne", "数学と", "e\u0301", "\u0301x", "a\x00b", "\x1c", "\u200b",
+       "\ufffd", "\u00a0x", "tab\there", "new\nline", "\u2028", "[SEP]", "a[MASK]b", "[UNK]", "",
+       "$x_{i}^2$", "x" * 120, "🤖🙂", "co-operate,", "İI", "ß", "\ud7ff", "한국어", "cafe\u0301s"]
+
+
+@pytest.fixture(scope="module")
+def texts():
+    draw = random.Random(3)
+    usual = ["we", "train", "a", "robot", "arm", "with", "deep", "neural", "networks", "the"]
+
+    def word():
+        if draw.random() < 0.1:
+            return "".join(chr(draw.choice((draw.randrange(1, 0x300), draw.randrange(0x2000, 0x3100),
+                                            draw.randrange(0x1f000, 0x1f700)))) for _ in range(3))
+        return draw.choice(ODD if draw.random() < 0.4 else usual)
+    return [" ".join(word() for _ in range(draw.randrange(60))) for _ in range(4 * FEW_TEXTS)]
+
+
+@pytest.fixture
+def tokenizer(texts, tmp_path):
+    """A tokenizer that knows every character, so that none is hidden in an unknown word."""
+    letters = sorted(set(unicodedata.normalize("NFD", " ".join(texts).lower())) - set("\n\r"))
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters,
+                  *(f"##{letter}" for letter in letters), "deep", "neural", "net", "##works"]
+    (tmp_path / "vocab.txt").write_text("\n".join(vocabulary), "utf-8")
+    return BertTokenizer(vocab=str(tmp_path / "vocab.txt"), do_lower_case=True)
+
+
+def read(texts, tokenizer, max_length):
+    return tokenize(pa.table({"summary": texts}), tokenizer=tokenizer, text_fields="summary",
+                    max_length=max_length)
+
+
+@pytest.mark.parametrize("number", [1, FEW_TEXTS - 1, FEW_TEXTS, 4 * FEW_TEXTS])
+@pytest.mark.parametrize("max_length", [3, 32, 512])
+def test_texts_have_the_tokens_that_the_tokenizer_gives(tokenizer, texts, number, max_length):
+    assert _takes_words(tokenizer.backend_tokenizer)
+    expected = tokenizer(texts[:number], truncation=True, max_length=max_length)["input_ids"]
+    found = read(texts[:number], tokenizer, max_length)
+    assert found["input_ids"].to_pylist() == expected
+    assert found["length"].to_pylist() == list(map(len, expected))
+    whole = tokenizer(texts[:number])["input_ids"]
+    assert found["truncated"].to_pylist() == [len(ids) > max_length for ids in whole]
+    assert len(set().union(*tokenizer(texts)["input_ids"])) > 200  # or it would show little
+
+
+def test_tokens_that_reach_over_a_space_are_found(tokenizer, texts):
+    tokenizer.add_tokens(["deep neural"])
+    assert not _takes_words(tokenizer.backend_tokenizer)
+    found = read([*texts, "a deep neural arm"], tokenizer, 512)["input_ids"].to_pylist()
+    assert found == tokenizer([*texts, "a deep neural arm"], truncation=True,
+                              max_length=512)["input_ids"]
+    assert tokenizer.convert_tokens_to_ids("deep neural") in found[-1]
+
+
+def test_some_rows_of_a_table_are_read(tokenizer, texts):
+    several = pa.table({"summary": pa.chunked_array([texts[:50], texts[50:]])})
+    how = {"tokenizer": tokenizer, "text_fields": "summary", "max_length": 64}
+    assert tokenize(several.slice(20), **how).equals(tokenize(several, **how).slice(20))
+    assert len(tokenize(several.slice(0, 0), **how)) == 0
