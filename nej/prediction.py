@@ -69,7 +69,8 @@ class Backend(ABC):
 
     def read(self, summaries: Sequence[str], titles: Sequence[str] | None = None
              ) -> list[dict[str, Any]]:
-        """Return papers for `run`, cleaned and tokenized as those of the training were.
+        """Return papers for `run`, cleaned and tokenized as those of the training were: text,
+        length, truncated and input_ids (an int32 array) of each.
 
         Args:
             titles: used if the model reads titles; a paper may have an empty one.
@@ -89,8 +90,12 @@ class Backend(ABC):
         if empty >= 0:
             raise InputError(f"paper {empty + 1} of {len(summaries)} has an empty summary; "
                              "there is nothing to sort it by")
-        return tokenize(papers, tokenizer=self.tokenizer, text_fields=self.config.text_fields,
-                        max_length=self.config.max_length).to_pylist()
+        found = tokenize(papers, tokenizer=self.tokenizer, text_fields=self.config.text_fields,
+                         max_length=self.config.max_length)
+        ids = found["input_ids"].combine_chunks()
+        each = np.split(np.array(ids.values), ids.offsets.to_numpy()[1:-1])
+        return [paper | {"input_ids": part}
+                for paper, part in zip(found.drop_columns("input_ids").to_pylist(), each)]
 
     def run(self, papers: Any, *, description: str | None = "Predict") -> Outputs:
         """Run the model over tokenized papers: a dataset's split, or what `read` returns.

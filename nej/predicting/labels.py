@@ -50,11 +50,12 @@ def ranked(logits: np.ndarray, how: Labelling) -> list[Label]:
     """Return the label of each paper by its logits, (papers, classes)."""
     probabilities = softmax(logits, how.backend.temperature)
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :how.top_k]
-    codes = how.backend.names
-    return [Label([(codes[index], category_names().get(codes[index], codes[index]),
-                    float(row[index])) for index in order],
-                  how.threshold is not None and bool(row[order[0]] < how.threshold))
-            for row, order in zip(probabilities, best)]
+    codes, names = how.backend.names, category_names()
+    return [Label([(codes[index], names.get(codes[index], codes[index]), probability)
+                   for index, probability in zip(order, row)],
+                  how.threshold is not None and row[0] < how.threshold)
+            for order, row in zip(best.tolist(),
+                                  np.take_along_axis(probabilities, best, axis=1).tolist())]
 
 
 def schema(top_k: int) -> pa.Schema:
