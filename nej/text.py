@@ -44,7 +44,7 @@ def tokenize(papers: pa.Table, *, tokenizer: PreTrainedTokenizerBase, text_field
 def _tokens(read: pa.Array | pa.ChunkedArray, backend: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return the tokens of texts end to end, and where each begins and the last one ends.
 
-    Of many texts each word is tokenized once, which takes a quarter of the time.
+    Of many texts each word is tokenized once, which takes a third of the time.
     """
     if backend.padding or backend.truncation:  # only then: it waits for other threads that tokenize
         backend.no_padding()
