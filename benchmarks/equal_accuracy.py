@@ -75,6 +75,7 @@ def predict(contestant: str, seed: int, options: argparse.Namespace, papers: dic
     model = DistilBertForSequenceClassification.from_pretrained(
         options.starter, num_labels=classes)
     with tempfile.TemporaryDirectory() as folder:
+        torch.use_deterministic_algorithms(GPU and contestant == "nej")
         if contestant == "stock":
             os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
             trainer = Trainer(

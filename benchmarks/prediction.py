@@ -69,6 +69,7 @@ def by_pipeline(backend: Backend, dtype: torch.dtype) -> Callable[[Path, list[st
         device=0 if torch.cuda.is_available() else -1)
 
     def label(path: Path, texts: list[str]) -> None:
+        torch.use_deterministic_algorithms(False)  # nej's, on a GPU
         list(pipe((text for text in texts), batch_size=BATCH, truncation=True,
                   max_length=backend.config.max_length))
     return label

@@ -48,7 +48,8 @@ def prepare_device(config: Config) -> str:
     if state.device.type == "cpu":
         keep_memory()
     if state.device.type == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        if os.environ.get("CUBLAS_WORKSPACE_CONFIG") != ":16:8":  # torch takes these two alone
+            os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
         # not warn_only, with which attention adds up gradients in any order
         torch.use_deterministic_algorithms(True)
         # costs time, mends nothing (and torch makes it only when it is imported)

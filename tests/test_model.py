@@ -1,5 +1,6 @@
 """The starter is the BERT that it comes from; wrong names and files are explained."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoTokenizer, BertConfig, BertModel
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast
 
 from nej import InputError, model
 from nej.files import checksum
@@ -101,6 +103,17 @@ def test_a_wrong_starter_file_is_refused_and_nothing_is_left(tmp_path):
     (source / "vocab.txt").unlink()
     with pytest.raises(InputError, match="has no vocab.txt"):
         model.build_starter(tmp_path / "out" / "starter", source=source)
+
+
+def test_a_tokenizer_that_does_not_enclose_texts_is_refused(tiny_model, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    backend = json.loads(tokenizer.backend_tokenizer.to_str()) | {"post_processor": None}
+    PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(backend)), cls_token="[CLS]",
+        sep_token="[SEP]", pad_token="[PAD]").save_pretrained(tmp_path)
+    shutil.copy(Path(tiny_model, "config.json"), tmp_path)
+    with pytest.raises(InputError, match=r"does not put a token \[CLS\] before a text and \[SEP\]"):
+        model.load_tokenizer(str(tmp_path))
 
 
 def test_the_starter_needs_a_network_or_a_source(tmp_path, monkeypatch):

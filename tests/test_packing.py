@@ -237,7 +237,8 @@ def gpu():
     """A GPU that is set up as for a training."""
     if not torch.cuda.is_available():
         pytest.skip("no GPU")
-    yield prepare_device(Config())
+    assert prepare_device(Config()) == "cuda"  # or an earlier test has taken the CPU for good
+    yield "cuda"
     torch.use_deterministic_algorithms(False)
 
 

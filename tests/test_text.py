@@ -3,6 +3,7 @@ import unicodedata
 
 import pyarrow as pa
 import pytest
+from tokenizers import AddedToken
 from transformers import BertTokenizer
 
 from nej.text import FEW_TEXTS, _takes_words, tokenize
@@ -19,8 +20,8 @@ def texts():
 
     def word():
         if draw.random() < 0.1:
-            return "".join(chr(draw.choice((draw.randrange(1, 0x300), draw.randrange(0x2000, 0x3100),
-                                            draw.randrange(0x1f000, 0x1f700)))) for _ in range(3))
+            return "".join(chr(draw.randrange(*draw.choice(
+                ((1, 0x300), (0x2000, 0x3100), (0x1f000, 0x1f700))))) for _ in range(3))
         return draw.choice(ODD if draw.random() < 0.4 else usual)
     return [" ".join(word() for _ in range(draw.randrange(60))) for _ in range(4 * FEW_TEXTS)]
 
@@ -53,13 +54,24 @@ def test_texts_have_the_tokens_that_the_tokenizer_gives(tokenizer, texts, number
     assert len(set().union(*tokenizer(texts)["input_ids"])) > 200  # or it would show little
 
 
-def test_tokens_that_reach_over_a_space_are_found(tokenizer, texts):
-    tokenizer.add_tokens(["deep neural"])
-    assert not _takes_words(tokenizer.backend_tokenizer)
-    found = read([*texts, "a deep neural arm"], tokenizer, 512)["input_ids"].to_pylist()
-    assert found == tokenizer([*texts, "a deep neural arm"], truncation=True,
-                              max_length=512)["input_ids"]
-    assert tokenizer.convert_tokens_to_ids("deep neural") in found[-1]
+@pytest.mark.parametrize("added, words", [
+    (AddedToken("deep neural"), False), (AddedToken("deep\u00a0neural", normalized=True), False),
+    (AddedToken("neural", lstrip=True, rstrip=True), True),
+    (AddedToken("eura", single_word=True), True), (AddedToken("p-n", normalized=True), True)])
+def test_added_tokens_are_found_where_the_tokenizer_finds_them(tokenizer, texts, added, words):
+    tokenizer.add_tokens([added])
+    assert _takes_words(tokenizer.backend_tokenizer) is words
+    several = [*texts, "a deep neural arm", "(neural) eura deep-neural  neural"]
+    expected = tokenizer(several, truncation=True, max_length=512)["input_ids"]
+    assert any(tokenizer.convert_tokens_to_ids(added.content) in ids for ids in expected)
+    assert read(several, tokenizer, 512)["input_ids"].to_pylist() == expected
+
+
+@pytest.mark.parametrize("number", [2, 2 * FEW_TEXTS])
+def test_an_earlier_use_of_the_tokenizer_leaves_no_traces(tokenizer, texts, number):
+    expected = read(texts[:number], tokenizer, 64)
+    tokenizer(texts[:2], padding="max_length", truncation=True, max_length=3)
+    assert read(texts[:number], tokenizer, 64).equals(expected)
 
 
 def test_some_rows_of_a_table_are_read(tokenizer, texts):
