@@ -67,10 +67,11 @@ def test_added_tokens_are_found_where_the_tokenizer_finds_them(tokenizer, texts,
     assert read(several, tokenizer, 512)["input_ids"].to_pylist() == expected
 
 
-@pytest.mark.parametrize("number", [2, 2 * FEW_TEXTS])
-def test_an_earlier_use_of_the_tokenizer_leaves_no_traces(tokenizer, texts, number):
+@pytest.mark.parametrize("cut", [True, False])
+@pytest.mark.parametrize("number", [20, 2 * FEW_TEXTS])
+def test_an_earlier_use_of_the_tokenizer_leaves_no_traces(tokenizer, texts, number, cut):
     expected = read(texts[:number], tokenizer, 64)
-    tokenizer(texts[:2], padding="max_length", truncation=True, max_length=3)
+    tokenizer(texts[:2], padding="max_length", truncation=cut, max_length=40)
     assert read(texts[:number], tokenizer, 64).equals(expected)
 
 
