@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from accelerate import PartialState
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -237,8 +238,10 @@ def gpu():
     """A GPU that is set up as for a training."""
     if not torch.cuda.is_available():
         pytest.skip("no GPU")
-    assert prepare_device(Config()) == "cuda"  # or an earlier test has taken the CPU for good
+    PartialState._reset_state()  # an earlier test may have taken the CPU
+    assert prepare_device(Config()) == "cuda"
     yield "cuda"
+    PartialState._reset_state()
     torch.use_deterministic_algorithms(False)
 
 

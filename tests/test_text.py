@@ -1,3 +1,5 @@
+"""Texts have the tokens that the tokenizer gives, few and many."""
+
 import random
 import unicodedata
 
@@ -75,8 +77,9 @@ def test_an_earlier_use_of_the_tokenizer_leaves_no_traces(tokenizer, texts, numb
     assert read(texts[:number], tokenizer, 64).equals(expected)
 
 
-def test_some_rows_of_a_table_are_read(tokenizer, texts):
-    several = pa.table({"summary": pa.chunked_array([texts[:50], texts[50:]])})
+@pytest.mark.parametrize("number", [FEW_TEXTS, 4 * FEW_TEXTS])  # then 20 fewer
+def test_some_rows_of_a_table_are_read(tokenizer, texts, number):
+    several = pa.table({"summary": pa.chunked_array([texts[:50], texts[50:number]])})
     how = {"tokenizer": tokenizer, "text_fields": "summary", "max_length": 64}
     assert tokenize(several.slice(20), **how).equals(tokenize(several, **how).slice(20))
     assert len(tokenize(several.slice(0, 0), **how)) == 0
